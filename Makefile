@@ -1,0 +1,59 @@
+# The targets run in .venv. It is built once and brought up to date when a project file or constraints.txt changes.
+
+BIN := .venv/bin
+STAMP := .venv/.up-to-date
+MEMBERS := shared $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml))
+BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
+
+# Another activated environment must not receive the packages, hence --python.
+UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench dist standalone
+
+help: ## print this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## build .venv with every package, editable, and the development tools
+
+# An environment without its stamp was interrupted and may hold half a library, which uv takes for a whole one: it is
+# built anew. Where uv itself gives up (no network), the environment is whole but old, and so is its stamp.
+# The version is asked of the interpreter itself, because a command named python3.13 may be an empty shim.
+# SHARED_BY_NAME: an editable shared and a package that requires its folder cannot be installed together.
+$(STAMP): pyproject.toml constraints.txt $(MEMBERS:=/pyproject.toml)
+	@test -e $@ && exit; \
+	for python in python3.13 python3.12 python3.11 python3; do \
+		$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		echo "$$python -m venv --clear .venv"; exec $$python -m venv --clear .venv; \
+	done; \
+	echo "medley needs Python 3.11 or newer with its venv module, and none was found on the PATH." >&2; exit 1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@rm -f $@
+	SHARED_BY_NAME=1 $(UV_INSTALL) --group dev $(MEMBERS:%=--editable ./%) || { touch -t 200001010000 $@; exit 1; }
+	$(BIN)/python tools/check_imports.py
+	@touch $@
+
+demo: $(STAMP) ## run the main job of every package on its own data and name the report
+	$(BIN)/fedseca compare --out runs/demo
+	@echo runs/demo/report.html
+
+test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(STAMP) ## run every benchmark (ARGS=--quick for a smoke run)
+	$(UV_INSTALL) --group bench
+	@set -e; for script in $(BENCHMARKS); do \
+		echo "$$script"; $(BIN)/python $$script --out benchmarks/results/$$(basename $$script .py).json $(ARGS); \
+	done
+
+dist: $(STAMP) ## build the wheels and source archives into dist/
+	rm -rf dist
+	$(BIN)/python tools/build_dist.py dist
+
+standalone: dist ## install every package alone with plain pip, from the clone and from its wheel (ARGS=--uv is faster)
+	$(BIN)/python tools/standalone.py $(ARGS)

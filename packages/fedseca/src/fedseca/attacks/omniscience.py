@@ -1,0 +1,84 @@
+"""What an attacker who sees every upload makes of them: whom it imitates, their statistics, and its own strength."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedseca.blocks import chunk_width, slices
+from shared.errors import UsageError
+
+BenignSet = Literal["all", "honest"]
+
+
+def check_benign_set(attack: str, benign_set: str) -> None:
+    """Refuse what is not a :data:`BenignSet`.
+
+    Raises:
+        UsageError: It is none of the two.
+    """
+    if benign_set not in get_args(BenignSet):
+        raise UsageError(f"{attack}: benign_set must be one of {', '.join(get_args(BenignSet))}, got {benign_set!r}")
+
+
+def benign_rows(clients: int, byzantine: Sequence[int], benign_set: BenignSet) -> list[int]:
+    """Rows over which an attacker takes statistics.
+
+    Args:
+        clients: Number of rows.
+        byzantine: Hostile rows.
+        benign_set: ``all`` (hostile clients train honestly first, and count) or ``honest``.
+
+    Raises:
+        UsageError: Nobody is left.
+
+    Example:
+        >>> benign_rows(4, [1, 2], "honest")
+        [0, 3]
+    """
+    rows = [k for k in range(clients) if benign_set == "all" or k not in byzantine]
+    if not rows:
+        raise UsageError(f"benign_set=honest needs an honest client, got none among {clients}")
+    return rows
+
+
+def mean_and_std(updates: Tensor, rows: Sequence[int], chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation over some rows, for each coordinate; memory for one slice at a time.
+
+    Args:
+        updates: ``(K, d)``; read only.
+        rows: Which of them, two at least.
+        chunk: Coordinates handled at once.
+
+    Returns:
+        Two vectors ``(d,)``.
+
+    Raises:
+        UsageError: Fewer than two rows have no standard deviation.
+
+    Example:
+        >>> mean_and_std(torch.tensor([[1.0], [3.0], [100.0]]), [0, 1])
+        (tensor([2.]), tensor([1.4142]))
+    """
+    if len(rows) < 2:
+        raise UsageError(f"a standard deviation over clients needs at least 2 of them, got {len(rows)}")
+    mean, std = updates.new_empty(2, updates.shape[1])
+    for columns in slices(updates.shape[1], chunk_width(len(rows), updates.device, chunk)):
+        std[columns], mean[columns] = torch.std_mean(updates[rows, columns], dim=0)
+    return mean, std
+
+
+def jittered(strength: float, jitter: float, seed: int, client_id: int) -> float:
+    r"""A client's own strength, :math:`s + U(-\mathrm{jitter}, \mathrm{jitter})`.
+
+    It depends on ``seed`` and ``client_id`` alone: not on the round, the other clients or their order.
+
+    Example:
+        >>> jittered(1.3, 0.0, seed=0, client_id=3)
+        1.3
+        >>> jittered(1.3, 0.05, seed=0, client_id=3) == jittered(1.3, 0.05, seed=0, client_id=4)
+        False
+    """
+    return strength + np.random.default_rng(np.random.SeedSequence([seed, client_id])).uniform(-jitter, jitter)

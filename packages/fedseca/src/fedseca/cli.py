@@ -1,0 +1,29 @@
+"""The ``fedseca`` command."""
+
+from collections.abc import Sequence
+
+from shared.commands import Program, Verb
+
+PROGRAM = Program(
+    name="fedseca",
+    summary="federated training that survives hostile clients (FedSECA and the rules and attacks around it)",
+    verbs=(
+        Verb("fit", "Train one model: one rule, one attack, all rounds.", "fedseca.training:run"),
+        Verb("validate", "Evaluate a checkpoint on the validation data.", "fedseca.training:run"),
+        Verb("test", "Evaluate a checkpoint on the test data.", "fedseca.training:run"),
+        Verb("predict", "Class probabilities of the test images from a checkpoint.", "fedseca.training:run"),
+        Verb("compare", "Rules against attacks: one table and one picture, resumable.", "fedseca.compare:run"),
+    ),
+    examples=(
+        "fedseca fit                                    # five clients, two hostile, real photographs of clothes",
+        "fedseca fit --model.aggregator Krum --model.attack SignFlip --trainer.max_epochs 10",
+        "fedseca fit --ckpt_path last                   # go on where the last run stopped",
+        "fedseca test                                   # score its newest checkpoint",
+        "fedseca fit --model.help                       # options of the model; --model.aggregator.help Krum",
+    ),
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    PROGRAM.main(args)

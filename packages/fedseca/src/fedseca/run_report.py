@@ -1,0 +1,102 @@
+"""The pictures and the page of one training run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from shared.metrics.classification import bootstrap_intervals
+from shared.plots import Curve, bars, confusion, curves, save
+from shared.report import Report, duration
+from shared.runs import RunLogger, read_metrics, run_folder_of
+
+PROSE = (
+    "Each round, every client trains the current global model on its own images and uploads the result; hostile "
+    "clients upload what the attack crafts; the server's rule combines the uploads. The score is that of the global "
+    "model after the round. Nothing was selected on it: the last round counts, whatever came before."
+)
+
+
+class RunReport(Callback):
+    """After training, draws curves, confusion matrix and client data, and writes ``report.html``."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder_of(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.save()
+        if not (folder / "metrics.csv").exists():
+            return
+        record = json.loads((folder / "results.json").read_text())
+        page = write_report(folder, record, pl_module.local.metrics)  # type: ignore[union-attr]
+        split = "test" if record["data"]["validated_on"] == "test" else "val"
+        score = record["metrics"].get(f"{split}/macro_f1")
+        told = f"{split}/macro_f1 {score:.3f} " if score is not None else ""
+        print(
+            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
+            f"in {duration(record['wall_seconds'])}\nreport: {page}"
+        )
+
+
+def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
+    """Write the pictures and ``report.html`` of a run folder and return the page's path.
+
+    Args:
+        folder: The run folder, with its ``metrics.csv``.
+        record: Content of its ``results.json``.
+        metrics: The classification metrics of the last evaluation.
+    """
+    series = read_metrics(folder / "metrics.csv")
+    data, model = record["data"], record["model"]
+    split = "test" if data["validated_on"] == "test" else "val"
+    rounds = model["regime"] == "federated"
+    report = Report(
+        f"{model['aggregator']} under {model['attack']}" if rounds else "Centralised training",
+        f"{data['name']} · {len(data['clients'])} clients, {len(model['byzantine'])} hostile · {model['network']}",
+    )
+    evaluated = f"{split}/macro_f1" in series
+    if evaluated:
+        probabilities, targets = metrics.stored()
+        interval = bootstrap_intervals(targets.cpu(), probabilities.argmax(1).cpu(), metrics.num_classes)["macro_f1"]
+        report.headline(
+            f"macro-F1 on the {data['validated_on']} images after round {record['epochs']}",
+            record["metrics"][f"{split}/macro_f1"],
+            provenance=data["provenance"],
+            pretrained=model["pretrained"],
+            interval=interval,
+            note=f"Mean of the last five rounds: {record['mean_of_last_5'][f'{split}/macro_f1']:.3f}.",
+        )
+        report.section("Training", PROSE if rounds else "")
+        shown = {name: series[f"{split}/{name}"] for name in ("macro_f1", "accuracy") if f"{split}/{name}" in series}
+        drawn = {
+            name: Curve([value for _, value in pairs], x=[epoch + 1 for epoch, _ in pairs])
+            for name, pairs in shown.items()
+        }
+        picture = save(curves(drawn, y_label=f"score on {data['validated_on']} images"), folder / "curves.png")
+        report.figure(picture, "Scores of the global model after each round.")
+        table = [
+            (name.removeprefix(f"{split}/"), pairs[-1][1]) for name, pairs in series.items() if name.startswith(split)
+        ]
+        report.table(["metric", "last round"], table, caption="All metrics", provenance=data["provenance"])
+        counts = metrics.confusion.cpu().numpy()
+        report.figure(save(confusion(counts, data["class_names"]), folder / "confusion.png"), "Confusion matrix.")
+    report.section("Data", f"Partition: {data['partition']}.")
+    clients = [f"client {k}" + (" (hostile)" if int(k) in model["byzantine"] else "") for k in data["clients"]]
+    partition = bars(list(data["clients"].values()), clients, data["class_names"], x_label="training images")
+    report.figure(save(partition, folder / "partition.png"), "What each client trains on.")
+    report.reproduce(
+        record["command"],
+        versions=record["versions"],
+        seconds=record["wall_seconds"],
+        seed=record["seed"],
+        device=record["device"],
+        **{
+            "uploaded": f"{model['bytes']['up'] / 1e6:.1f} MB",
+            "downloaded": f"{model['bytes']['down'] / 1e6:.1f} MB",
+            "model": f"{model['coordinates']:,} numbers, {model['payload_bytes'] / 1e6:.2f} MB per message",
+        },
+    )
+    return report.write(folder / "report.html")

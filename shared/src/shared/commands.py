@@ -1,0 +1,199 @@
+"""The front door of every command: answers what needs no heavy library, turns errors into one sentence.
+
+Nothing here imports torch or lightning, so ``COMMAND``, ``--help``, ``--version`` and ``configs`` answer at once.
+"""
+
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+
+from shared.errors import RunError, UsageError
+
+CONFIG_FLAGS = ("--config", "-c")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One subcommand.
+
+    Args:
+        name: What the user types.
+        help: One line for the overview.
+        run: ``module:function`` that takes the remaining arguments (the verb's name first).
+    """
+
+    name: str
+    help: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A package's command: its name, one sentence about it, its verbs, examples for the overview."""
+
+    name: str
+    summary: str
+    verbs: tuple[Verb, ...]
+    examples: tuple[str, ...] = ()
+
+    def main(self, args: Sequence[str] | None = None) -> None:
+        """Run the command; see the module.
+
+        Raises:
+            SystemExit: Status 2 after wrong input, 1 after a run that could not go on, 130 after an interruption.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in words
+        words = [word for word in words if word != "--debug"]
+        try:
+            self._dispatch(words)
+        except (UsageError, RunError) as error:
+            if debug:
+                traceback.print_exc()
+            print(f"{self.name}: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1 if isinstance(error, RunError) else 2) from None
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; --ckpt_path last continues a training run", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    def _dispatch(self, words: list[str]) -> None:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(self.overview())
+        elif words[0] == "--version":
+            print(f"{self.name} {import_module(self.name).__version__}")
+        elif words[0] == "configs":
+            print(self.list_configs())
+        else:
+            verb = {verb.name: verb for verb in self.verbs}.get(words[0])
+            if verb is None:
+                names = [v.name for v in self.verbs] + ["configs"]
+                raise UsageError(f"unknown command {words[0]!r}; {nearest(words[0], names)}")
+            module, function = verb.run.split(":")
+            run: Callable[[list[str]], None] = getattr(import_module(module), function)
+            run(words)
+
+    def overview(self) -> str:
+        """The text of ``COMMAND --help``."""
+        width = max(len(verb.name) for verb in self.verbs) + 2
+        width = max(width, len("configs") + 2)
+        lines = [f"{self.name}: {self.summary}", "", f"usage: {self.name} COMMAND [options]", "", "commands:"]
+        lines += [f"  {verb.name:<{width}}{verb.help}" for verb in self.verbs]
+        lines += [f"  {'configs':<{width}}List the shipped configs."]
+        lines += ["", "options:", f"  {'--help':<{width}}Help of the program, or of a command after its name."]
+        lines += [f"  {'--version':<{width}}Version.", f"  {'--debug':<{width}}Show the traceback of an error."]
+        if self.examples:
+            lines += ["", "examples:", *(f"  {example}" for example in self.examples)]
+        return "\n".join(lines)
+
+    def list_configs(self) -> str:
+        """The text of ``COMMAND configs``: each shipped config with the first line of its comment."""
+        names = config_names(self.name)
+        width = max(map(len, names)) + 2
+        lines = []
+        for name in names:
+            first = config_path(self.name, name).read_text().splitlines()[0]
+            lines.append(f"{name:<{width}}{first.removeprefix('#').strip()}")
+        return "\n".join(lines)
+
+
+def run_function(program: str, function: Callable[..., None], words: Sequence[str]) -> None:
+    """Run a verb that is a plain function: its annotated arguments are the options, its docstring is the help.
+
+    Args:
+        program: The command.
+        function: What to run.
+        words: The verb's name, then the options.
+
+    Raises:
+        UsageError: An option is unknown or its value does not fit.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(prog=f"{program} {words[0]}", description=function.__doc__, exit_on_error=False)
+    parser.add_function_arguments(function, fail_untyped=True)
+    try:
+        options = parser.parse_args(list(words[1:]))
+    except ArgumentError as error:
+        unknown = re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", str(error))
+        if unknown:
+            known = [action.dest for action in parser._actions]
+            raise UsageError(f"unknown option {unknown[1]}; {nearest(unknown[1], known)}") from error
+        raise UsageError(" ".join(str(error).split())) from error
+    function(**options.as_dict())
+
+
+def nearest(word: str, names: Sequence[str], limit: int = 40) -> str:
+    """``did you mean …?`` with the closest names, or all of them where none is close and they are at most ``limit``.
+
+    Example:
+        >>> nearest("Krumm", ["Krum", "FedAvg"])
+        'did you mean Krum?'
+        >>> nearest("x", ["Krum", "FedAvg"])
+        'choose from FedAvg, Krum'
+    """
+    folded = {name.lower(): name for name in names}
+    close = [folded[match] for match in get_close_matches(word.lower(), list(folded), n=3, cutoff=0.6)]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(sorted(names))}" if len(names) <= limit else ""
+
+
+def config_names(package: str) -> list[str]:
+    """Names of the configs that a package ships."""
+    folder = files(package) / "configs"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def config_path(package: str, name: str) -> Path:
+    """Path of a shipped config."""
+    return Path(str(files(package) / "configs" / f"{name}.yaml"))
+
+
+def find_config(package: str, value: str) -> Path:
+    """The config that a user means: an existing file, or a shipped config by bare name.
+
+    Raises:
+        UsageError: Neither.
+    """
+    if Path(value).is_file():
+        return Path(value)
+    if value in config_names(package):
+        return config_path(package, value)
+    raise UsageError(
+        f"--config must be a file or a shipped config, got {value!r}; {nearest(value, config_names(package))}"
+    )
+
+
+def option_value(words: Sequence[str], *flags: str) -> str | None:
+    """The last value given to one of ``flags``, as ``--flag value`` or ``--flag=value``.
+
+    Example:
+        >>> option_value(["fit", "--run.name", "a", "--run.name=b"], "--run.name")
+        'b'
+    """
+    value = None
+    for position, word in enumerate(words):
+        flag, _, inline = word.partition("=")
+        if flag in flags:
+            value = inline if "=" in word else (words[position + 1] if position + 1 < len(words) else None)
+    return value
+
+
+def with_config_paths(package: str, words: Sequence[str]) -> list[str]:
+    """Replace the value of every ``--config`` by the path that :func:`find_config` finds."""
+    result = list(words)
+    for position, word in enumerate(result):
+        flag, equals, inline = word.partition("=")
+        if flag not in CONFIG_FLAGS:
+            continue
+        if equals:
+            result[position] = f"{flag}={find_config(package, inline)}"
+        elif position + 1 < len(result):
+            result[position + 1] = str(find_config(package, result[position + 1]))
+    return result

@@ -1,0 +1,120 @@
+"""What one client does in one round: train a copy of the global model on its own data."""
+
+from collections.abc import Callable, Iterable, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from shared.errors import UsageError
+from shared.task import Task
+
+
+@dataclass
+class ClientTraining:
+    """How a client trains in one round.
+
+    Args:
+        optimizer: Optimiser of the local steps; its learning rate is constant within a round.
+        epochs: Passes over the client's data in one round.
+        proximal: FedProx: adds ``proximal / 2 * ||w - w_global||^2`` over the trained parameters to the loss
+            (Li et al., MLSys 2020, eq. 2). 0 is FedAvg.
+        max_grad_norm: Clip the gradient to this norm before each step; None does not clip.
+        keep_optimizer: Keep each client's optimiser moments from round to round; by default each round starts anew.
+    """
+
+    optimizer: OptimizerCallable = field(default_factory=lambda: partial(AdamW, lr=1e-3, weight_decay=1e-6))
+    epochs: int = 1
+    proximal: float = 0.0
+    max_grad_norm: float | None = None
+    keep_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UsageError(f"client.epochs must be at least 1, got {self.epochs}")
+        if self.proximal < 0:
+            raise UsageError(f"client.proximal must be at least 0, got {self.proximal}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise UsageError(f"client.max_grad_norm must be above 0, got {self.max_grad_norm}")
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a client reports beside its tensors. ``loss`` is the mean over its steps, without the proximal term."""
+
+    samples: int
+    steps: int
+    loss: float
+
+
+def train_locally(
+    model: Task,
+    loader: Iterable[Any],
+    training: ClientTraining,
+    optimizer: Optimizer,
+    *,
+    poison: Callable[[Any], Any] | None = None,
+    to_device: Callable[[Any], Any] = lambda batch: batch,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> LocalResult:
+    """Train ``model`` in place for ``training.epochs`` passes over ``loader``.
+
+    Plain ``backward()`` on a module that no distributed wrapper knows: a wrapper would average the gradients of
+    different clients.
+
+    Args:
+        model: The working copy; its ``loss(batch)`` is minimised.
+        loader: Batches of one pass; iterated once per epoch.
+        training: The local recipe.
+        optimizer: An optimiser over the parameters of ``model``.
+        poison: Replaces each batch (hostile clients).
+        to_device: Moves a batch to the model's device.
+        forward_context: Entered around each forward pass (mixed precision).
+        on_step: Called after each step with the number of steps so far.
+
+    Returns:
+        Samples seen in one epoch, steps made and the mean loss.
+    """
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    anchor = [p.detach().clone() for p in trained] if training.proximal else []
+    total, steps, samples = torch.zeros((), device=trained[0].device), 0, 0
+    for epoch in range(training.epochs):
+        for batch in loader:
+            batch = to_device(batch)
+            if poison is not None:
+                batch = poison(batch)
+            optimizer.zero_grad(set_to_none=True)
+            with forward_context():
+                loss = model.loss(batch)
+            total += loss.detach()
+            if anchor:
+                loss = loss + training.proximal / 2 * sum(
+                    (p - a).square().sum() for p, a in zip(trained, anchor, strict=True)
+                )
+            loss.backward()
+            if training.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
+            optimizer.step()
+            steps += 1
+            if epoch == 0:
+                samples += batch_size(batch)
+            on_step(steps)
+    return LocalResult(samples, steps, float(total) / steps if steps else float("nan"))
+
+
+def batch_size(batch: Any) -> int:
+    """Number of samples in a batch: the length of its first tensor."""
+    if isinstance(batch, dict):
+        return batch_size(next(iter(batch.values())))
+    if isinstance(batch, Tensor):
+        return len(batch)
+    if isinstance(batch, Sized) and not isinstance(batch, str):
+        return batch_size(batch[0])  # type: ignore[index]
+    raise UsageError(f"a training batch must hold tensors, got {type(batch).__name__}")

@@ -1,0 +1,81 @@
+"""What a client remembers between rounds, in one safetensors file per client and round."""
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from shared.errors import RunError
+
+KEPT = 3
+FILE = re.compile(r"round=(\d+)\.safetensors")
+
+
+class ClientStates:
+    """Keeps the newest three states of each client.
+
+    A run that dies between the clients' work and the checkpoint leaves states one round ahead of the newest
+    checkpoint; with three, each of the last two checkpoints can still be resumed.
+
+    Args:
+        folder: Where the files go, ``client=ID/round=N.safetensors``; ``None`` keeps them in memory.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._memory: dict[int, dict[int, dict[str, Tensor]]] = {}
+
+    def _path(self, client: int, round: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"client={client:04d}" / f"round={round:04d}.safetensors"
+
+    def load(self, client: int, round: int) -> dict[str, Tensor]:
+        """The state that a client had after ``round``.
+
+        Raises:
+            RunError: It was written once but is gone.
+        """
+        if self.folder is None:
+            return self._memory[client][round]
+        path = self._path(client, round)
+        if not path.exists():
+            raise RunError(f"the state of client {client} after round {round} is missing: {path}")
+        return load_file(path)
+
+    def save(self, client: int, round: int, state: dict[str, Tensor]) -> None:
+        """Store a client's state after ``round``: written whole under another name first, then renamed."""
+        if self.folder is None:
+            states = self._memory.setdefault(client, {})
+            states[round] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            for old in sorted(states)[:-KEPT]:
+                del states[old]
+            return
+        path = self._path(client, round)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+        temporary.replace(path)
+        files = {int(match[1]): file for file in path.parent.iterdir() if (match := FILE.fullmatch(file.name))}
+        for old in sorted(files)[:-KEPT]:
+            files[old].unlink()
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors ``INDEX.KEY`` (parameter index, state key)."""
+    return {
+        f"{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimiser the state that :func:`optimizer_tensors` took from an equal one."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

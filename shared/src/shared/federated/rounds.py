@@ -1,0 +1,81 @@
+"""Who takes part in a round, and the record of it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from shared.checkpoints import save_tensors
+from shared.federated.ledger import forget_rounds_from
+from shared.federated.seeds import derived_seed
+
+COLUMNS = ("round", "participants", "failures", "seconds")
+
+
+def participants_of_round(client_ids: list[int], share: float, seed: int, round: int) -> list[int]:
+    """The clients of one round, ascending: ``round(share * K)`` of them, at least one, drawn without replacement.
+
+    Example:
+        >>> participants_of_round([0, 1, 2, 3], 1.0, seed=0, round=7)
+        [0, 1, 2, 3]
+        >>> len(participants_of_round([0, 1, 2, 3], 0.5, seed=0, round=7))
+        2
+    """
+    if share >= 1:
+        return sorted(client_ids)
+    generator = np.random.default_rng(derived_seed(seed, "participants", round))
+    count = max(1, int(np.floor(share * len(client_ids) + 0.5)))
+    return sorted(generator.choice(sorted(client_ids), size=count, replace=False).tolist())
+
+
+class RoundLog:
+    """``rounds.csv`` of a run: who took part in each round and who failed, why. Enough to replay the run.
+
+    Args:
+        folder: The run folder; ``None`` records nothing.
+        first: First round that will be run; rows from there on, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, folder: Path | None, first: int) -> None:
+        self.path = folder and folder / "rounds.csv"
+        if folder is not None:
+            for name in ("rounds.csv", "ledger.csv"):
+                forget_rounds_from(folder / name, first)
+
+    def write(self, round: int, participants: list[int], failures: dict[int, str], seconds: float) -> None:
+        """Append one round."""
+        if self.path is None:
+            return
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(COLUMNS)
+            told = "; ".join(f"{client}: {reason}" for client, reason in failures.items())
+            writer.writerow([round, " ".join(map(str, participants)), told, f"{seconds:.3f}"])
+
+
+def log_diagnostics(
+    diagnostics: Mapping[str, Tensor], ids: Sequence[int], round: int, folder: Path | None
+) -> dict[str, float]:
+    """What a server rule tells about a round: numbers to log, and larger tensors written to the run folder.
+
+    Scalars become ``server/NAME``, vectors with one entry per client ``server/NAME/client_ID``; anything else goes into
+    ``diagnostics/round=N.safetensors``.
+    """
+    values: dict[str, float] = {}
+    matrices: dict[str, Tensor] = {}
+    for name, tensor in diagnostics.items():
+        if tensor.numel() == 1:
+            values[f"server/{name}"] = float(tensor)
+        elif tensor.shape == (len(ids),):
+            values |= {f"server/{name}/client_{k}": float(v) for k, v in zip(ids, tensor, strict=True)}
+        else:
+            matrices[name] = tensor
+    if matrices and folder is not None:
+        path = folder / "diagnostics" / f"round={round:04d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_tensors(path, matrices)
+    return values

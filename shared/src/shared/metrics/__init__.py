@@ -1,0 +1,1 @@
+"""Metrics, one definition for the whole house."""

@@ -1,0 +1,251 @@
+"""The run folder: ``config.yaml``, ``metrics.csv``, ``results.json``, ``checkpoints/`` and pictures of one run."""
+
+import csv
+import json
+import platform
+import time
+from argparse import Namespace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from shared.checkpoints import newest_whole_checkpoint
+
+LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "medley-shared")
+
+
+def new_run_folder(root: Path, package: str, name: str) -> Path:
+    """Make and return the first free ``root/package/name/version_N``."""
+    parent = root / package / name
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(p.name.removeprefix("version_")) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+    number = max(taken, default=-1) + 1
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:  # another process took it meanwhile
+            number += 1
+
+
+def last_checkpoint(root: Path, package: str, name: str) -> Path | None:
+    """The newest whole checkpoint among all versions of a run name, or ``None``."""
+    return newest_whole_checkpoint(root / package / name)
+
+
+def folder_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or ``None`` if it lies somewhere else."""
+    folder = checkpoint.resolve().parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+class RunLogger(Logger):
+    """Writes ``metrics.csv``: one row per step, whatever was logged at that step side by side.
+
+    A resumed run goes on in the same file: rows of the epochs that will be run again are dropped first.
+
+    Args:
+        folder: The run folder; ``None`` writes nothing (other processes than the first).
+        package: Name of the package.
+        run: Name of the run.
+    """
+
+    def __init__(self, folder: Path | None, package: str, run: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.package = package
+        self.run = run
+        self.file = folder and folder / "metrics.csv"
+        self._columns: list[str] = []
+        self._rows: list[dict[str, str]] = []
+        self._written = 0
+
+    @property
+    def name(self) -> str:
+        return self.run
+
+    @property
+    def version(self) -> str:
+        return self.folder.name if self.folder else ""
+
+    @property
+    def save_dir(self) -> str | None:
+        return str(self.folder.parent) if self.folder else None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run folder, where Lightning's callbacks put their files."""
+        return str(self.folder) if self.folder else None
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``config.yaml`` holds them all."""
+
+    def continue_from(self, epoch: int) -> None:
+        """Keep the rows of epochs before ``epoch`` that an earlier sitting wrote."""
+        if self.file is None or not self.file.exists():
+            return
+        with self.file.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if (row.get("epoch") or "").isdigit() and int(row["epoch"]) < epoch]
+            self._columns = list(reader.fieldnames or [])
+        self._rows, self._written = rows, -1
+        self.save()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add ``metrics`` to the row of ``step``."""
+        if self.file is None:
+            return
+        epoch = int(metrics.pop("epoch", -1))
+        row = self._rows[-1] if self._rows else None
+        if row is None or row["step"] != str(step) or row["epoch"] != str(epoch):
+            self.save()
+            row = {"epoch": str(epoch), "step": str(step)}
+            self._rows.append(row)
+        row.update({name: f"{value:.9g}" for name, value in metrics.items()})
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._columns += new
+            self._written = -1
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is not yet in the file; a new column rewrites it whole."""
+        if self.file is None or self._written == len(self._rows):
+            return
+        if self._written < 0 or not self.file.exists():
+            temporary = self.file.with_suffix(".tmp")
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self._rows)
+            temporary.replace(self.file)
+        else:
+            with self.file.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._rows[self._written :])
+        self._written = len(self._rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the last row."""
+        self._written = -1 if self._rows else self._written
+        self.save()
+
+
+def read_metrics(file: Path) -> dict[str, list[tuple[int, float]]]:
+    """The series of a ``metrics.csv``: metric name to ``(epoch, value)`` pairs in order."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    with file.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            for name, value in row.items():
+                if name not in ("epoch", "step") and value:
+                    series.setdefault(name, []).append((int(row["epoch"]), float(value)))
+    return series
+
+
+def run_folder_of(trainer: Trainer) -> Path | None:
+    """The run folder of a trainer, the same on every rank, or ``None`` if the run keeps nothing."""
+    own = next((logger.log_dir for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
+    shared_by_all = trainer.strategy.broadcast(own)
+    return Path(shared_by_all) if shared_by_all else None
+
+
+def versions(package: str) -> dict[str, str]:
+    """Versions of Python, the package and the libraries that decide about numbers."""
+    found = {"python": platform.python_version()}
+    for name in (package, *LIBRARIES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class RunRecord(Callback):
+    """Writes ``results.json`` at the end of a verb: final metrics, provenance, seeds, versions, wall time.
+
+    The data module tells about the data through ``describe()``, the model about itself through ``describe()``.
+
+    Args:
+        folder: The run folder; ``None`` writes nothing.
+        package: Name of the package.
+        command: The command line that made the run.
+        seed: The seed of the run.
+    """
+
+    def __init__(self, folder: Path | None, package: str, command: str, seed: int | None) -> None:
+        self.folder = folder
+        self.package = package
+        self.command = command
+        self.seed = seed
+        self._began = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and trainer.current_epoch > 0:
+                logger.continue_from(trainer.current_epoch)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._began = time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module, "fit")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, verb: str) -> None:
+        if self.folder is None or not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        record: dict[str, Any] = {
+            "package": self.package,
+            "command": self.command,
+            "seed": self.seed,
+            "metrics": metrics,
+            "epochs": trainer.current_epoch,
+            "data": describe(trainer.datamodule),  # type: ignore[attr-defined]
+            "model": describe(pl_module),
+            "wall_seconds": round(time.perf_counter() - self._began, 3),
+            "device": device_name(pl_module.device),
+            "versions": versions(self.package),
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger) and verb == "fit":
+                logger.save()
+                if logger.file is not None and logger.file.exists():
+                    record["mean_of_last_5"] = mean_of_last(read_metrics(logger.file), 5)
+        write_json(self.folder / ("results.json" if verb == "fit" else f"results_{verb}.json"), record)
+
+
+def mean_of_last(series: dict[str, list[tuple[int, float]]], count: int) -> dict[str, float]:
+    """Mean of the last ``count`` values of every evaluated metric (``val/…`` and ``test/…``)."""
+    return {
+        name: sum(value for _, value in pairs[-count:]) / len(pairs[-count:])
+        for name, pairs in series.items()
+        if name.startswith(("val/", "test/"))
+    }
+
+
+def describe(part: object) -> dict[str, Any]:
+    """What a model or data module says about itself; empty if it says nothing."""
+    tell = getattr(part, "describe", None)
+    return dict(tell()) if callable(tell) else {}
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu`` or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON: under another name first, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    temporary.replace(path)

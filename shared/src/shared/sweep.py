@@ -1,0 +1,207 @@
+"""Many runs of one command on a warm pool of worker processes, resumable cell by cell.
+
+A finished cell is a row of a CSV file, keyed by its options, seed and code version; the file is the record from which
+an interrupted sweep goes on, and what is committed beside a published table. The parent process imports neither torch
+nor lightning; each worker imports them once.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shared.errors import RunError, UsageError
+
+ATTEMPTS = 3
+"""How often a cell may take its worker process down before the sweep gives up on it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Args:
+        key: What tells it from the others: column name to value, in the order of the table.
+        words: The command line of the run.
+        fingerprint: Hash of everything that decides the result; see :func:`fingerprint`.
+    """
+
+    key: Mapping[str, str]
+    words: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        """For progress and messages."""
+        return " · ".join(self.key.values())
+
+
+Row = dict[str, str]
+
+
+def fingerprint(words: Sequence[str], configs: Sequence[Path], code: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a run's options, the text of its configs and the code version.
+
+    Example:
+        >>> fingerprint(["--a", "1"], [], "0.1.0") == fingerprint(["--a", "2"], [], "0.1.0")
+        False
+    """
+    content = json.dumps([list(words), [path.read_text() for path in configs], code])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def finished(record: Path) -> dict[str, Row]:
+    """The rows of a record by fingerprint. A line cut short by a crash is left out."""
+    if not record.exists():
+        return {}
+    with record.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {row["fingerprint"]: row for row in rows if None not in row and None not in row.values()}
+
+
+def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None = None) -> list[Row]:
+    """Run what the record does not hold yet and return the rows of all cells, in their order.
+
+    Args:
+        cells: The cells; fingerprints are distinct.
+        work: ``module:function`` that runs one cell in a worker: ``(words) -> {column: value}``.
+        record: The CSV file.
+        workers: Worker processes; by default one per core.
+
+    Raises:
+        RunError: Cells failed (the others are recorded), or one keeps killing its worker.
+    """
+    known = finished(record)
+    todo = [cell for cell in cells if cell.fingerprint not in known]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    if known:
+        _rewrite(record, list(known.values()))
+    failures: list[str] = []
+    if todo:
+        with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr) as bar:
+            for cell, result in _results(todo, work, workers or default_workers(len(todo))):
+                bar.set_postfix_str(cell.label)
+                bar.update(1)
+                if isinstance(result, str):
+                    failures.append(f"{cell.label}: {result}")
+                else:
+                    known[cell.fingerprint] = _append(record, cell, result)
+    if failures:
+        raise RunError(f"{len(failures)} of {len(cells)} runs failed: {'; '.join(failures)}")
+    return [known[cell.fingerprint] for cell in cells]
+
+
+def default_workers(cells: int) -> int:
+    """One worker per core, no more than there are cells; each holds the libraries, about 1 GB, so at most 16."""
+    return max(1, min(cells, os.cpu_count() or 1, 16))
+
+
+def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[Cell, dict[str, str] | str]]:
+    """Yield each cell with its values, or with what went wrong, as they come; survives killed workers."""
+    waiting, attempts = list(cells), dict.fromkeys((cell.fingerprint for cell in cells), 0)
+    while waiting:
+        pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), _warm_up, (work, max(1, (os.cpu_count() or 1) // workers))
+        )
+        done: set[str] = set()
+        started: dict[Future[dict[str, str]], Cell] = {}
+        try:
+            queue = iter(waiting)
+            # No more cells than workers are handed out, so that when a worker dies we know who was at work.
+            for cell in queue:
+                started[pool.submit(_work, work, cell.words)] = cell
+                if len(started) == workers:
+                    break
+            while started:
+                ready, _ = wait(started, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    cell = started.pop(future)
+                    try:
+                        result: dict[str, str] | str = future.result()
+                    except BrokenProcessPool:
+                        started[future] = cell
+                        raise
+                    except (UsageError, RunError) as error:
+                        result = str(error)
+                    done.add(cell.fingerprint)
+                    yield cell, result
+                    following = next(queue, None)
+                    if following is not None:
+                        started[pool.submit(_work, work, following.words)] = following
+        except BrokenProcessPool:
+            for cell in started.values():
+                attempts[cell.fingerprint] += 1
+                if attempts[cell.fingerprint] == ATTEMPTS:
+                    done.add(cell.fingerprint)
+                    yield cell, f"its worker process died {ATTEMPTS} times"
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+        waiting = [cell for cell in waiting if cell.fingerprint not in done]
+
+
+def _warm_up(work: str, threads: int) -> None:
+    """First thing in a worker: leave interruptions to the parent and end with it, import the work, share the cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _function(work)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, and they would wait for its next word forever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(work: str, words: tuple[str, ...]) -> dict[str, str]:
+    began = time.perf_counter()
+    values = _function(work)(words)
+    return {**values, "seconds": f"{time.perf_counter() - began:.1f}"}
+
+
+def _function(path: str) -> Callable[[Sequence[str]], dict[str, str]]:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def _append(record: Path, cell: Cell, values: Mapping[str, str]) -> Row:
+    """Add one row and wait until it is on the disk."""
+    row = {**cell.key, **values, "fingerprint": cell.fingerprint}
+    new = not record.exists()
+    with record.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+    return row
+
+
+def _rewrite(record: Path, rows: Sequence[Row]) -> None:
+    """Write the whole rows alone: a line cut short must not swallow the next one."""
+    temporary = record.with_name(record.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(record)

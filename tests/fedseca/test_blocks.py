@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedseca.blocks import BLOCK, chunk_width, finite_clients, gram, slices, squared_distances, squared_norms
+from shared.errors import UsageError
+
+
+@settings(deadline=None)
+@given(d=st.integers(1, 500), width=st.integers(1, 600))
+def test_slices_cover_every_coordinate_once_in_order(d: int, width: int) -> None:
+    parts = list(slices(d, width))
+    assert [j for part in parts for j in range(d)[part]] == list(range(d))
+    assert all(0 < part.stop - part.start <= width for part in parts)
+
+
+def test_chunk_width_is_what_was_asked_or_fits_the_cache() -> None:
+    cpu = torch.device("cpu")
+    assert chunk_width(20, cpu, 7) == 7
+    assert chunk_width(200, cpu) < chunk_width(20, cpu)
+    with pytest.raises(UsageError, match="chunk must be at least 1 coordinate, got 0"):
+        chunk_width(20, cpu, 0)
+
+
+@pytest.mark.parametrize("d", [1, 5, BLOCK - 1, BLOCK, 2 * BLOCK + 17])
+def test_reductions_against_numpy_in_float64(d: int) -> None:
+    g = torch.randn(4, d, generator=torch.Generator().manual_seed(d)) * torch.tensor([[1.0], [1e-6], [1e4], [3.0]])
+    x = g.numpy().astype(np.float64)
+    np.testing.assert_allclose(squared_norms(g).numpy(), (x * x).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(gram(g).numpy(), x @ x.T, rtol=1e-9, atol=1e-9)
+    expected = ((x[:, None] - x) ** 2).sum(2)
+    np.testing.assert_allclose(squared_distances(g).numpy(), expected, rtol=1e-9)
+
+
+def test_float32_squares_that_overflow_or_vanish_in_float32_do_not_in_a_norm() -> None:
+    assert torch.equal(squared_norms(torch.tensor([[1e30], [1e-30]])).sqrt().float(), torch.tensor([1e30, 1e-30]))
+
+
+def test_near_pairs_are_recomputed_from_their_difference() -> None:
+    base = torch.full((1, 1000), 1e4)
+    g = base.repeat(3, 1)
+    g[1, 0] += 2**-9
+    assert squared_distances(g).tolist() == [[0.0, 2.0**-18, 0.0], [2.0**-18, 0.0, 2.0**-18], [0.0, 2.0**-18, 0.0]]
+
+
+def test_rows_that_are_not_finite_spoil_only_themselves() -> None:
+    g = torch.tensor([[1.0, 2.0], [float("nan"), 0.0], [4.0, 6.0], [float("inf"), 0.0]])
+    distances = squared_distances(g)
+    assert distances[0, 2] == 25
+    assert not distances[1].isfinite().any()
+    assert finite_clients(squared_norms(g), "Rule") == [0, 2]
+    assert finite_clients(distances.diagonal(), "Rule") == [0, 2]
+    with pytest.raises(UsageError, match="Rule: none of the 2 uploads is finite"):
+        finite_clients(squared_norms(g[[1, 3]]), "Rule")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3))
+def test_distances_are_those_of_the_translated_points(seed: int, scale: float) -> None:
+    g = scale * torch.randn(5, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(squared_distances(g + g[0]), squared_distances(g), rtol=1e-8, atol=1e-8 * scale**2)
