@@ -14,7 +14,7 @@ os.environ.update(
     FLWR_TELEMETRY_ENABLED="0",
     HF_HUB_OFFLINE="1",
     MPLBACKEND="Agg",
-    OMP_NUM_THREADS="2",
+    OMP_NUM_THREADS="1",  # models here are tiny, and two threads that share a busy core wait for each other
     RAY_USAGE_STATS_ENABLED="0",
     TRANSFORMERS_OFFLINE="1",
 )

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedseca.aggregators import CenteredClipping, CoordinateMedian, FedAvg, FedSECA, Krum, TrimmedMean
-from fedseca.aggregators.centered_clipping import centered_clipping
 from fedseca.blocks import BLOCK
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
@@ -120,8 +119,8 @@ def test_centered_clipping_with_a_huge_radius_is_the_mean_after_one_iteration() 
 
 
 def test_centered_clipping_ignores_a_client_at_the_centre() -> None:
-    rows = [torch.zeros(3), torch.tensor([0.0, 3.0, 4.0])]
-    torch.testing.assert_close(centered_clipping(rows, torch.zeros(3), 1.0, 1), torch.tensor([0.0, 0.3, 0.4]))
+    g = torch.tensor([[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]])
+    torch.testing.assert_close(CenteredClipping(tau=1.0, iterations=1)(g), torch.tensor([0.0, 0.3, 0.4]))
 
 
 @pytest.mark.parametrize("k", [3, 5, 9])

@@ -19,7 +19,7 @@ def test_slices_cover_every_coordinate_once_in_order(d: int, width: int) -> None
 def test_chunk_width_is_what_was_asked_or_fits_the_cache() -> None:
     cpu = torch.device("cpu")
     assert chunk_width(20, cpu, 7) == 7
-    assert chunk_width(200, cpu) < chunk_width(20, cpu)
+    assert chunk_width(1000, cpu) < chunk_width(20, cpu) == BLOCK
     with pytest.raises(UsageError, match="chunk must be at least 1 coordinate, got 0"):
         chunk_width(20, cpu, 0)
 

@@ -340,6 +340,11 @@ def test_inputs_and_state_belong_to_their_owners(dtype: torch.dtype) -> None:
     assert torch.equal(rule.momentum, kept)
 
 
+def test_uploads_may_be_part_of_a_graph() -> None:
+    g = concordant(5, 300)
+    assert torch.equal(update(g.clone().requires_grad_()), update(g))
+
+
 def test_state_survives_a_checkpoint() -> None:
     rounds = [concordant(5, 200, seed) for seed in range(4)]
     whole = FedSECA()

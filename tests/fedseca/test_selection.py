@@ -77,7 +77,7 @@ DISTRIBUTIONS = {
 }
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 10, 1001, 4 * mq.SAMPLE, 200_003])
+@pytest.mark.parametrize("d", [1, 2, 3, 10, 1001, mq.DIRECT, 200_003])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_quantile_equals_numpy_on(name: str, d: int) -> None:
     row = DISTRIBUTIONS[name](np.random.default_rng(d), d).astype(np.float32)
@@ -97,7 +97,7 @@ def test_quantile_equals_numpy_everywhere(row: list[float], q: float) -> None:
 
 @pytest.mark.parametrize("shown", [0.0, 1e9])
 def test_quantile_is_exact_when_the_sample_misleads(monkeypatch: pytest.MonkeyPatch, shown: float) -> None:
-    row = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    row = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
     expected = np.quantile(np.abs(row).astype(np.float64), 0.9)
     # A sample from one end says nothing about the quantile, and neither do entries planted where it looks.
     monkeypatch.setattr(mq, "_sample_positions", lambda d: np.arange(mq.SAMPLE))
@@ -109,8 +109,8 @@ def test_quantile_is_exact_when_the_sample_misleads(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_accelerator_path_finds_the_same_neighbours() -> None:
-    row = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
-    for rank in (0, 1, 50_000, 99_998, 99_999):
+    row = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    for rank in (0, 1, 100_000, 199_998, 199_999):
         assert mq._neighbours_by_sort(row, rank) == mq._neighbours_by_bracket(row.numpy(), rank)
 
 
@@ -121,7 +121,7 @@ def test_quantile_of_other_types(dtype: torch.dtype) -> None:
 
 
 def test_quantile_leaves_its_input_alone() -> None:
-    row = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    row = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     before = row.clone()
     magnitude_quantile(row, 0.5)
     magnitude_quantile(row[:100], 0.5)

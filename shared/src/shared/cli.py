@@ -31,6 +31,15 @@ RESUMABLE = "fit"
 NOT_SAVED = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")
 
 
+QUIET = (
+    ".*LeafSpec.*",  # lightning 2.6 on new torch
+    ".*dirpath has changed.*",  # a run folder may be moved
+    ".*exists and is not empty.*",  # a resumed run goes on in its folder
+    ".*does not have many workers.*",  # data in memory need none
+    ".*number of training batches.*",  # a round is one step
+)
+
+
 class Cli(LightningCLI):
     """``COMMAND fit | validate | test | predict`` of one package.
 
@@ -69,7 +78,8 @@ class Cli(LightningCLI):
         verb = self.words[0]
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the run says itself what it does and where
-        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # lightning 2.6 on new torch
+        for told_for_nothing in QUIET:
+            warnings.filterwarnings("ignore", told_for_nothing)
         arguments, self.resumed = self._prepare(verb, with_config_paths(package, self.words))
         shipped = {
             name: {"default_config_files": [str(self._default_config(name))], "exit_on_error": False}
@@ -91,7 +101,7 @@ class Cli(LightningCLI):
             )
         except ArgumentError as error:
             raise UsageError(explain(error, self._options(verb), self._classes())) from error
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ModuleNotFoundError) as error:  # an accelerator that is not here, say
             raise UsageError(str(error)) from error
 
     def _options(self, verb: str) -> list[str]:
@@ -219,7 +229,7 @@ class Cli(LightningCLI):
         # The record first: what draws the report reads it.
         kwargs["callbacks"] = [record, *(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
         if self.folder is not None:
-            config.checkpoint.dirpath = str(self.folder / "checkpoints")
+            config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
         return super().instantiate_trainer(**kwargs)
 
 
@@ -278,6 +288,8 @@ def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, 
     value = re.search(r"(?:Given|Got) value: (.*?)\.?(?: Got value: .*)?$", text)
     if key and kinds and value:
         return f"--{key} must be {' or '.join(kinds).replace('NoneType', 'null')}, got {value[1]}"
+    if text.startswith("Problems parsing config"):
+        return text.replace("Problems parsing config", "--config must be a YAML file of options", 1)
     return f"--{key}: {text}" if key else text
 
 

@@ -158,10 +158,8 @@ def _warm_up(work: str, threads: int) -> None:
     """First thing in a worker: leave interruptions to the parent and end with it, import the work, share the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when it is imported
     _function(work)
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """Image classification networks that are trained from random weights."""
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -47,9 +48,10 @@ class SmallCNN(ImageNetwork):
             nn.Flatten(),
         )
         self.head = nn.Sequential(nn.Linear(2 * width * 49, 4 * width), nn.ReLU(), nn.Linear(4 * width, num_classes))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.7 times as fast on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return self.head(self.features(x.contiguous(memory_format=torch.channels_last)))
 
 
 class ResNet18(ImageNetwork):

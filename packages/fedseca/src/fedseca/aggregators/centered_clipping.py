@@ -5,53 +5,67 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedseca.blocks import BLOCK, finite_clients, slices, squared_norms
+from fedseca.blocks import BLOCK, finite_clients, slices
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 
 
-def centered_clipping(rows: Sequence[Tensor], center: Tensor, tau: float, iterations: int) -> Tensor:
-    r"""Repeat :math:`m \leftarrow m + \frac1K \sum_k (g_k - m) \min(1, \tau / \|g_k - m\|_2)` from ``center``.
+def distances_from(center: Tensor, rows: Sequence[Tensor] | Tensor) -> Tensor:
+    r""":math:`\|g_k - m\|_2` of every row, in float64.
 
     Args:
+        center: ``(d,)``.
+        rows: K vectors of ``d`` numbers.
+
+    Returns:
+        ``(K,)``; not finite exactly where a row is not.
+
+    Example:
+        >>> distances_from(torch.tensor([1.0, 1.0]), torch.tensor([[4.0, 5.0], [1.0, 1.0]]))
+        tensor([5., 0.], dtype=torch.float64)
+    """
+    squared = torch.zeros(len(rows), dtype=torch.float64, device=center.device)
+    for columns in slices(len(center), BLOCK):
+        here = center[columns]
+        difference = torch.empty_like(here)
+        squared += torch.stack(
+            [
+                torch.linalg.vector_norm(torch.sub(row[columns], here, out=difference), dtype=torch.float64)
+                for row in rows
+            ]
+        ).square_()
+    return squared.sqrt_()
+
+
+def clipped_step(center: Tensor, rows: Sequence[Tensor] | Tensor, distances: Tensor, tau: float) -> Tensor:
+    r""":math:`m + \frac1K \sum_k (g_k - m) \min(1, \tau / \|g_k - m\|_2)`.
+
+    Args:
+        center: ``(d,)`` m; read only.
         rows: K vectors of ``d`` finite numbers; read only.
-        center: ``(d,)`` where to start; read only.
+        distances: ``(K,)`` what :func:`distances_from` returned for them.
         tau: Largest step towards a client.
-        iterations: How often to repeat.
 
     Returns:
         ``(d,)``.
 
     Example:
-        >>> rows = [torch.tensor([0.0, 4.0]), torch.tensor([0.0, -2.0])]
-        >>> centered_clipping(rows, torch.zeros(2), tau=2.0, iterations=1)
+        >>> center, rows = torch.zeros(2), torch.tensor([[0.0, 4.0], [0.0, -2.0]])
+        >>> clipped_step(center, rows, distances_from(center, rows), tau=2.0)
         tensor([0., 0.])
-        >>> centered_clipping(rows, torch.zeros(2), tau=100.0, iterations=1)
+        >>> clipped_step(center, rows, distances_from(center, rows), tau=100.0)
         tensor([0., 1.])
     """
-    m = center.clone()
-    difference = m.new_empty(min(BLOCK, len(m)))
-
-    def walk(factors: list[float] | None) -> Tensor:
-        """Move by the clipped differences (if there are factors yet), and measure the distances to where that leads."""
-        squared = torch.zeros(len(rows), dtype=torch.float64, device=m.device)
-        for columns in slices(len(m), BLOCK):
-            here, part = m[columns], difference[: columns.stop - columns.start]
-            if factors is not None:
-                step = torch.zeros_like(here)
-                for row, factor in zip(rows, factors, strict=True):
-                    step += torch.sub(row[columns], here, out=part).mul_(factor)
-                here += step.div_(len(rows))
-            squared += torch.stack(
-                [torch.linalg.vector_norm(torch.sub(row[columns], here, out=part), dtype=torch.float64) for row in rows]
-            ).square_()
-        return squared.sqrt_()
-
-    distances = walk(None)
-    for _ in range(iterations):
-        # A client at the centre itself does not pull, whatever its factor.
-        distances = walk((tau / distances).clamp_(max=1).tolist())
-    return m
+    # A client at the centre itself does not pull, whatever its factor.
+    factors = (tau / distances).clamp_(max=1).tolist()
+    moved = torch.empty_like(center)
+    for columns in slices(len(center), BLOCK):
+        here = center[columns]
+        step, difference = torch.zeros_like(here), torch.empty_like(here)
+        for row, factor in zip(rows, factors, strict=True):
+            step += torch.sub(row[columns], here, out=difference).mul_(factor)
+        torch.add(here, step.div_(len(rows)), out=moved[columns])
+    return moved
 
 
 class CenteredClipping(VectorAggregator):
@@ -113,8 +127,13 @@ class CenteredClipping(VectorAggregator):
             raise UsageError(
                 f"CenteredClipping: updates must have {len(center)} coordinates as before, got {updates.shape[1]}"
             )
-        kept = finite_clients(squared_norms(updates), "CenteredClipping")
+        distances = distances_from(center, updates)
+        kept = finite_clients(distances, "CenteredClipping")
+        rows, distances = [updates[k] for k in kept], distances[kept]
         self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
-        self.center = centered_clipping([updates[k] for k in kept], center, self.tau, self.iterations)
+        center = clipped_step(center, rows, distances, self.tau)
+        for _ in range(1, self.iterations):
+            center = clipped_step(center, rows, distances_from(center, rows), self.tau)
+        self.center = center
         # The caller gets its own copy: what it does with the update must not reach the state.
-        return self.center.clone()
+        return center.clone()

@@ -143,7 +143,7 @@ class FedSECA(VectorAggregator):
         keep: Overrides the variant's choice.
         rating: How two clients are compared, see :func:`fedseca.crise.concordance`.
         crise: False gives every client the vote 1.
-        clip: False leaves norms alone: :math:`c_k = g_k`.
+        clip: False leaves norms alone: :math:`c_k = g_k`. With ``clamp_on`` raw, clipping acts through the bounds only.
         clamp: False leaves magnitudes alone.
         align: False holds no election: the mean of all non-zero :math:`x_k^j`.
         chunk: Coordinates handled at once; ``None`` fits the cache.

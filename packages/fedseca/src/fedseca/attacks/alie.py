@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered, mean_and_std
+from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered, mean_over, std_over
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
@@ -83,7 +83,9 @@ class ALIE(Attack):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         z = self.z or alie_z(len(updates), len(byzantine))
-        mean, std = mean_and_std(updates, benign_rows(len(updates), byzantine, self.benign_set))
+        rows = benign_rows(len(updates), byzantine, self.benign_set)
+        mean = mean_over(updates, rows)
+        std = std_over(updates, rows, mean)
         crafted = updates.new_empty(len(byzantine), updates.shape[1])
         for row, k in zip(crafted, byzantine, strict=True):
             torch.sub(mean, std, alpha=jittered(z, self.jitter, self.seed, client_ids[k]), out=row)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered
+from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered, mean_over
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
@@ -53,10 +53,7 @@ class IPM(Attack):
         aggregator: VectorAggregator | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        rows = benign_rows(len(updates), byzantine, self.benign_set)
-        shares = updates.new_zeros(len(updates))
-        shares[rows] = 1 / len(rows)
-        mean = shares @ updates
+        mean = mean_over(updates, benign_rows(len(updates), byzantine, self.benign_set))
         crafted = updates.new_empty(len(byzantine), updates.shape[1])
         for row, k in zip(crafted, byzantine, strict=True):
             torch.mul(mean, -jittered(self.eps, self.jitter, self.seed, client_ids[k]), out=row)

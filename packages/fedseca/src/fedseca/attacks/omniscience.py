@@ -44,30 +44,58 @@ def benign_rows(clients: int, byzantine: Sequence[int], benign_set: BenignSet) -
     return rows
 
 
-def mean_and_std(updates: Tensor, rows: Sequence[int], chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation over some rows, for each coordinate; memory for one slice at a time.
+def mean_over(updates: Tensor, rows: Sequence[int], chunk: int | None = None) -> Tensor:
+    """Mean over some rows, added up in float64, for each coordinate; memory for one slice at a time.
+
+    Args:
+        updates: ``(K, d)``; read only.
+        rows: Which of them.
+        chunk: Coordinates handled at once; any value gives the same bits.
+
+    Returns:
+        ``(d,)``.
+
+    Example:
+        >>> mean_over(torch.tensor([[1.0], [3.0], [100.0]]), [0, 1])
+        tensor([2.])
+    """
+    mean = torch.empty_like(updates[0])
+    for columns in slices(len(mean), chunk_width(len(rows), mean.device, chunk)):
+        total = torch.zeros_like(mean[columns], dtype=torch.float64)
+        for k in rows:
+            total += updates[k, columns]
+        mean[columns] = total.div_(len(rows))
+    return mean
+
+
+def std_over(updates: Tensor, rows: Sequence[int], mean: Tensor, chunk: int | None = None) -> Tensor:
+    """Unbiased standard deviation over some rows, for each coordinate; memory for one slice at a time.
 
     Args:
         updates: ``(K, d)``; read only.
         rows: Which of them, two at least.
-        chunk: Coordinates handled at once.
+        mean: ``(d,)`` what :func:`mean_over` returned for them.
+        chunk: Coordinates handled at once; any value gives the same bits.
 
     Returns:
-        Two vectors ``(d,)``.
+        ``(d,)``.
 
     Raises:
         UsageError: Fewer than two rows have no standard deviation.
 
     Example:
-        >>> mean_and_std(torch.tensor([[1.0], [3.0], [100.0]]), [0, 1])
-        (tensor([2.]), tensor([1.4142]))
+        >>> std_over(torch.tensor([[1.0], [3.0], [100.0]]), [0, 1], torch.tensor([2.0]))
+        tensor([1.4142])
     """
     if len(rows) < 2:
         raise UsageError(f"a standard deviation over clients needs at least 2 of them, got {len(rows)}")
-    mean, std = updates.new_empty(2, updates.shape[1])
-    for columns in slices(updates.shape[1], chunk_width(len(rows), updates.device, chunk)):
-        std[columns], mean[columns] = torch.std_mean(updates[rows, columns], dim=0)
-    return mean, std
+    std = torch.empty_like(mean)
+    for columns in slices(len(mean), chunk_width(len(rows), mean.device, chunk)):
+        spread = torch.zeros_like(mean[columns], dtype=torch.float64)
+        for k in rows:
+            spread += (updates[k, columns] - mean[columns]).square_()
+        std[columns] = spread.div_(len(rows) - 1).sqrt_()
+    return std
 
 
 def jittered(strength: float, jitter: float, seed: int, client_id: int) -> float:

@@ -1,0 +1,324 @@
+"""The ``fedseca`` command as users run it: in process where that is the same, as real processes where it is not."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedseca.cli import main
+from shared.commands import config_names
+
+TINY = [
+    *("--model.network.width", "2", "--data.fraction", "0.1", "--data.batch_size", "16"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def one_thread() -> object:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fit(*words: str) -> None:
+    main(["fit", *TINY, *words])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a wrong command prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1, told
+    assert told[0].startswith("fedseca: ")
+    return told[0].removeprefix("fedseca: ")
+
+
+def newest_weights(run: Path) -> dict[str, torch.Tensor]:
+    path = max((run / "checkpoints").iterdir(), key=lambda path: path.name)
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, two = newest_weights(first), newest_weights(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ---------------------------------------------------------------------- the front door
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["configs"]])
+def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from fedseca.cli import main
+        main({words})
+        heavy = {{"torch", "lightning", "numpy", "matplotlib", "jsonargparse"}} & set(sys.modules)
+        sys.exit(f"imported {{heavy}}" if heavy else 0)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_configs_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["configs"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split()[0] for line in lines] == config_names("fedseca")
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def test_fit_writes_a_whole_run_folder_and_test_scores_it(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--trainer.max_epochs", "2")
+    assert "on real data (fashion-mnist-mini) after 2 rounds" in capsys.readouterr().out
+    run = empty_folder / "runs" / "fedseca" / "fit" / "version_0"
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "metrics.csv", "results.json", "rounds.csv", "ledger.csv", "report.html"),
+        *("checkpoints", "diagnostics", "curves.png", "confusion.png", "partition.png"),
+    }
+    results = json.loads((run / "results.json").read_text())
+    assert results["seed"] == 73
+    assert results["data"]["provenance"] == "real"
+    assert results["model"]["pretrained"] == "none"
+    assert results["model"]["aggregator"] == "FedSECA"
+    assert results["model"]["weighting"] == "equal"
+    assert results["model"]["bytes"]["up"] == 2 * 5 * results["model"]["payload_bytes"]
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[-1]["test/macro_f1"]) == pytest.approx(results["metrics"]["test/macro_f1"])
+    assert all(rows[0][f"server/rho/client_{k}"] for k in range(5))
+
+    main(["test", *TINY])
+    scored = json.loads((run / "results_test.json").read_text())
+    assert scored["metrics"]["test/macro_f1"] == pytest.approx(results["metrics"]["test/macro_f1"])
+
+
+def test_predict_gives_probabilities(empty_folder: Path) -> None:
+    fit("--trainer.max_epochs", "1")
+    main(["predict", *TINY])
+
+
+@pytest.mark.parametrize("config", config_names("fedseca"))
+def test_every_shipped_config_runs(config: str, empty_folder: Path) -> None:
+    small = ["--data.fraction", "0.05", "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
+    main(["fit", "--config", config, *small])
+    assert not (empty_folder / "runs").exists()
+
+
+def test_a_saved_config_repeats_the_run(empty_folder: Path) -> None:
+    fit("--trainer.max_epochs", "1", "--model.aggregator", "TrimmedMean", "--model.attack", "SignFlip")
+    first = empty_folder / "runs" / "fedseca" / "fit" / "version_0"
+    main(["fit", "--config", str(first / "config.yaml")])
+    assert_same_weights(first, first.with_name("version_1"))
+
+
+def test_shipped_then_file_then_flag(empty_folder: Path) -> None:
+    (empty_folder / "mine.yaml").write_text("data:\n  batch_size: 8\n  clients: 6\n")
+    fit("--trainer.max_epochs", "1", "--config", "mine.yaml", "--data.clients", "7")
+    config = (empty_folder / "runs" / "fedseca" / "mine" / "version_0" / "config.yaml").read_text()
+    assert "clients: 7\n" in config
+    assert "batch_size: 8\n" in config
+    assert "max_epochs: 1\n" in config
+    assert "gamma: 0.9\n" in config
+
+
+@pytest.mark.parametrize("rule", ["FedAvg", "FedSECA", "CoordinateMedian", "TrimmedMean", "Krum", "CenteredClipping"])
+@pytest.mark.parametrize("attack", ["NoAttack", "LabelFlip", "ALIE", "IPM", "SignFlip"])
+def test_every_rule_runs_under_every_attack(rule: str, attack: str, empty_folder: Path) -> None:
+    fit("--model.aggregator", rule, "--model.attack", attack, "--trainer.fast_dev_run", "1")
+
+
+# ---------------------------------------------------------------------- interruption
+
+
+def test_killed_in_round_7_and_resumed_equals_uninterrupted(empty_folder: Path) -> None:
+    """SIGKILL between two clients of round 7; then the same command with ``--ckpt_path last``."""
+    rounds = ["--trainer.max_epochs", "9", "--model.client.keep_optimizer", "true"]
+    fit(*rounds, "--run.name", "whole")
+    script = textwrap.dedent(
+        f"""
+        import os, signal
+        from fedseca.cli import main
+        from fedseca.module import FederatedClassifier
+        train = FederatedClassifier.train_client
+        def killed(self, round, client, *rest):
+            if (round, client) == (7, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train(self, round, client, *rest)
+        FederatedClassifier.train_client = killed
+        main({["fit", *TINY, *rounds, "--run.name", "killed"]})
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = empty_folder / "runs" / "fedseca" / "killed" / "version_0"
+    assert max(path.name for path in (run / "checkpoints").iterdir()) == "round=0006.ckpt"
+
+    main(["fit", "--run.name", "killed", "--ckpt_path", "last"])  # the run's own config holds everything else
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert_same_weights(run.parents[1] / "whole" / "version_0", run)
+    series = [
+        [(row["epoch"], row["test/macro_f1"], row["train/loss"]) for row in csv.DictReader(text.splitlines())]
+        for text in ((run.parents[1] / name / "version_0" / "metrics.csv").read_text() for name in ("whole", "killed"))
+    ]
+    assert series[0] == series[1]
+    assert len(series[0]) == 9
+    totals = [
+        json.loads((run.parents[1] / name / "version_0" / "results.json").read_text())["model"]["bytes"]
+        for name in ("whole", "killed")
+    ]
+    assert totals[0] == totals[1]
+
+
+def test_nothing_to_resume_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--ckpt_path last needs a run" in refusal(capsys, "fit", "--ckpt_path", "last")
+    assert "--ckpt_path last needs a run" in refusal(capsys, "test", "--run.name", "nothing")
+
+
+# ---------------------------------------------------------------------- two processes
+
+
+def test_two_processes_give_the_weights_of_one(empty_folder: Path, one_thread: object) -> None:
+    """Five clients of unequal size over two gloo processes: three train in one, two in the other."""
+    words = ["fit", *TINY, "--trainer.max_epochs", "3", "--model.client.keep_optimizer", "true"]
+    main([*words, "--run.name", "one"])
+    command = [str(Path(sys.executable).with_name("fedseca")), *words, "--run.name", "two"]
+    done = subprocess.run(
+        [*command, "--trainer.strategy", "ddp", "--trainer.devices", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    runs = empty_folder / "runs" / "fedseca"
+    assert [path.name for path in (runs / "two").iterdir()] == ["version_0"]
+    assert_same_weights(runs / "one" / "version_0", runs / "two" / "version_0")
+    counts = json.loads((runs / "two" / "version_0" / "results.json").read_text())["data"]["clients"]
+    assert len({sum(classes) for classes in counts.values()}) > 1
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "missing data root": (["--data.source", "Idx", "--data.source.root", "none"], "data.source.root must be"),
+    "unknown aggregator": (
+        ["--model.aggregator", "Krumm"],
+        "--model.aggregator must name a class of kind VectorAggregator, got Krumm; did you mean Krum?",
+    ),
+    "no such kind": (["--model.aggregator", "torch.nn.Linear"], "choose from CenteredClipping, CoordinateMedian"),
+    "unknown option of a rule": (["--model.aggregator.gama", "1"], "did you mean gamma?"),
+    "more hostile than honest": (["--model.byzantine", "[0,1,2]"], "more honest than hostile clients, got 3 hostile"),
+    "krum without neighbours": (["--model.aggregator", "Krum", "--model.aggregator.b", "3"], "K - b - 2"),
+    "unknown flag": (["--modl.seed", "1"], "unknown option modl.seed"),
+    "wrong type": (["--trainer.max_epochs", "many"], "--trainer.max_epochs must be int or null, got many"),
+    "nested wrong type": (["--data.partition.alpha", "x"], "--data.partition.alpha must be float, got x"),
+    "missing argument": (["--data.source", "Npz"], "--data.source.path is required by Npz"),
+    "unknown config": (["--config", "resnet"], "did you mean resnet18?"),
+    "missing checkpoint": (["--ckpt_path", "none.ckpt"], "--ckpt_path must be an existing file"),
+    "loss scaling": (["--trainer.gradient_clip_val", "1"], "gradient clipping is not supported"),
+    "no gpu": (["--trainer.accelerator", "tpu"], "torch_xla"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_sentence(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, sentence = WRONG[case]
+    assert sentence in refusal(capsys, "fit", *TINY, *words)
+
+
+def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "ft") == "unknown command 'ft'; did you mean fit?"
+
+
+def test_a_config_with_an_unknown_key_is_told(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (empty_folder / "bad.yaml").write_text("model:\n  agregator: x\n")
+    told = refusal(capsys, "fit", "--config", "bad.yaml")
+    assert told.startswith("unknown option model.agregator; did you mean model.aggregator")
+
+
+def test_a_broken_config_is_told(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (empty_folder / "bad.yaml").write_text("model: [\n")
+    assert "--config must be a YAML file of options: " in refusal(capsys, "fit", "--config", "bad.yaml")
+
+
+def test_a_label_out_of_range_is_told(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    images, labels = np.zeros((12, 8, 8), np.uint8), np.arange(12) % 3
+    np.savez(empty_folder / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels + 1)
+    told = refusal(capsys, "fit", "--data.source", "Npz", "--data.source.path", "a.npz")
+    assert "label" in told
+    assert "3" in told
+
+
+def test_foreign_and_damaged_checkpoints_are_refused(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("--trainer.max_epochs", "1")
+    path = empty_folder / "runs" / "fedseca" / "fit" / "version_0" / "checkpoints" / "round=0000.ckpt"
+    wider = ["--model.network.width", "3"]
+    assert "belongs to another model" in refusal(capsys, "test", *wider, "--ckpt_path", str(path))
+    assert "belongs to another model" in refusal(capsys, "fit", *wider, "--ckpt_path", str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "damaged" in refusal(capsys, "test", "--ckpt_path", str(path))
+    assert "needs a run with a whole checkpoint" in refusal(capsys, "test", "--ckpt_path", "last")
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--debug", "--config", "none"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- compare
+
+
+def test_compare_resumes_and_draws(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str], one_thread: Callable[[], None]
+) -> None:
+    grid = ["--rules", "[FedAvg, FedSECA]", "--attacks", "[NoAttack, SignFlip]", "--rounds", "2", "--seeds", "[1, 2]"]
+    small = ["--", *TINY[:6], "--trainer.accelerator", "cpu"]
+    main(["compare", *grid[:2], "--attacks", "[NoAttack]", *grid[4:], *small])
+    first = (empty_folder / "runs" / "compare" / "results.csv").read_text()
+    assert len(first.splitlines()) == 5
+    capsys.readouterr()
+    main(["compare", *grid, *small])
+    told = capsys.readouterr().out
+    out = empty_folder / "runs" / "compare"
+    record = (out / "results.csv").read_text()
+    assert record.startswith(first)
+    assert len(record.splitlines()) == 9
+    assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "table.md", "curves.png", "report.html"}
+    assert "| FedSECA |" in told
+    assert "real data" in told
+    assert "mean ± sd of seeds 1, 2" in (out / "table.md").read_text()
+    assert refusal(capsys, "compare", "--rulez", "x") == "unknown option rulez; did you mean rules?"

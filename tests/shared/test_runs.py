@@ -1,0 +1,54 @@
+"""Run folders and ``metrics.csv``."""
+
+from pathlib import Path
+
+from shared.runs import RunLogger, mean_of_last, new_run_folder, read_metrics
+
+
+def test_folders_are_numbered(tmp_path: Path) -> None:
+    names = [new_run_folder(tmp_path, "fedseca", "fit").name for _ in range(3)]
+    assert names == ["version_0", "version_1", "version_2"]
+    (tmp_path / "fedseca" / "fit" / "version_1").rmdir()
+    assert new_run_folder(tmp_path, "fedseca", "fit").name == "version_3"
+
+
+def test_metrics_of_a_step_share_a_row(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, "fedseca", "fit")
+    for epoch in range(3):
+        logger.log_metrics({"test/f1": 0.5 + epoch, "epoch": epoch}, step=epoch)
+        logger.log_metrics({"train/loss": 1.0, "epoch": epoch} | ({"late": 7.0} if epoch else {}), step=epoch)
+        logger.save()
+    logger.finalize("success")
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "epoch,step,test/f1,train/loss,late",
+        "0,0,0.5,1,",
+        "1,1,1.5,1,7",
+        "2,2,2.5,1,7",
+    ]
+    assert read_metrics(tmp_path / "metrics.csv")["late"] == [(1, 7.0), (2, 7.0)]
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, "fedseca", "fit")
+    for epoch in range(2):
+        logger.log_metrics({"loss": 1.0, "epoch": epoch}, step=epoch)
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,step,loss\n0,0,1\n"
+
+
+def test_a_resumed_run_drops_what_it_runs_again(tmp_path: Path) -> None:
+    first = RunLogger(tmp_path, "fedseca", "fit")
+    for epoch in range(4):
+        first.log_metrics({"loss": float(epoch), "epoch": epoch}, step=epoch)
+    first.finalize("failed")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4,")  # cut short by a crash
+    second = RunLogger(tmp_path, "fedseca", "fit")
+    second.continue_from(2)
+    second.log_metrics({"loss": 20.0, "epoch": 2}, step=2)
+    second.finalize("success")
+    assert read_metrics(tmp_path / "metrics.csv")["loss"] == [(0, 0.0), (1, 1.0), (2, 20.0)]
+
+
+def test_mean_of_last() -> None:
+    series = {"test/f1": [(i, float(i)) for i in range(10)], "train/loss": [(0, 1.0)]}
+    assert mean_of_last(series, 5) == {"test/f1": 7.0}

@@ -1,0 +1,82 @@
+"""The sweep: nothing finished is run twice, nothing is lost, killed workers are replaced."""
+
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from shared.errors import RunError
+from shared.sweep import Cell, fingerprint, finished, run_cells
+
+WORK = textwrap.dedent(
+    """
+    import os, signal
+    from pathlib import Path
+    from shared.errors import UsageError
+
+    def work(words):
+        folder, name, fate = Path(words[0]), words[1], words[2]
+        with (folder / "log").open("a") as file:
+            file.write(name + "\\n")
+        marker = folder / f"died-{name}"
+        if fate == "dies always" or (fate == "dies once" and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "refuses":
+            raise UsageError("wrong option")
+        return {"value": str(len(name)), "threads": os.environ["OMP_NUM_THREADS"]}
+    """
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sweep_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def cells(folder: Path, **fates: str) -> list[Cell]:
+    return [
+        Cell({"name": name}, (str(folder), name, fate), fingerprint([name], [], "1")) for name, fate in fates.items()
+    ]
+
+
+def log(folder: Path) -> list[str]:
+    return sorted((folder / "log").read_text().split())
+
+
+def test_finished_cells_are_not_run_again(folder: Path) -> None:
+    record = folder / "results.csv"
+    first = run_cells(cells(folder, a="", bb=""), "sweep_work:work", record, workers=2)
+    again = run_cells(cells(folder, bb="", ccc="", a=""), "sweep_work:work", record, workers=2)
+    assert [row["value"] for row in first] == ["1", "2"]
+    assert [(row["name"], row["value"]) for row in again] == [("bb", "2"), ("ccc", "3"), ("a", "1")]
+    assert log(folder) == ["a", "bb", "ccc"]
+    assert {row["threads"] for row in again} == {str(max(1, (os.cpu_count() or 1) // 2))}
+
+
+def test_a_line_cut_short_is_run_again(folder: Path) -> None:
+    record = folder / "results.csv"
+    run_cells(cells(folder, a="", bb=""), "sweep_work:work", record, workers=1)
+    record.write_text(record.read_text()[:-20])
+    assert len(finished(record)) == 1
+    run_cells(cells(folder, a="", bb=""), "sweep_work:work", record, workers=1)
+    assert len(finished(record)) == 2
+    assert len(log(folder)) == 3
+
+
+def test_a_killed_worker_costs_nothing(folder: Path) -> None:
+    rows = run_cells(
+        cells(folder, a="dies once", bb="", ccc=""), "sweep_work:work", folder / "results.csv", workers=2
+    )
+    assert [row["value"] for row in rows] == ["1", "2", "3"]
+    assert log(folder).count("ccc") == 1
+
+
+def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
+    record = folder / "results.csv"
+    with pytest.raises(RunError, match="2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
+        run_cells(cells(folder, a="dies always", bb="refuses", ccc=""), "sweep_work:work", record, workers=1)
+    assert [row["name"] for row in finished(record).values()] == ["ccc"]
