@@ -44,10 +44,10 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
 
 
 def test_weight_files_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="model.init must be an existing file"):
+    with pytest.raises(UsageError, match=r"model\.init must be an existing file"):
         load_tensors(tmp_path / "none.safetensors", "model.init")
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
-    with pytest.raises(UsageError, match="model.init is damaged"):
+    with pytest.raises(UsageError, match=r"model\.init is damaged"):
         load_tensors(tmp_path / "bad.safetensors", "model.init")
     torch.save({"state_dict": {"a": torch.zeros(1)}, "object": Surprise()}, tmp_path / "code.ckpt")
     with pytest.raises(UsageError, match="more than tensors"):

@@ -28,11 +28,18 @@ def test_metrics_of_a_step_share_a_row(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.csv")["late"] == [(1, 7.0), (2, 7.0)]
 
 
-def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, "fedseca", "fit")
-    for epoch in range(2):
-        logger.log_metrics({"loss": 1.0, "epoch": epoch}, step=epoch)
-    assert (tmp_path / "metrics.csv").read_text() == "epoch,step,loss\n0,0,1\n"
+def test_rows_are_written_as_they_come_and_grow(tmp_path: Path) -> None:
+    logger, file = RunLogger(tmp_path, "fedseca", "fit"), tmp_path / "metrics.csv"
+    logger.log_metrics({"loss": 10.0, "f1": 1.0, "epoch": 0}, step=0)
+    logger.save()
+    for epoch in (1, 2):
+        logger.log_metrics({"loss": 12345.0, "epoch": epoch}, step=epoch)
+        logger.save()
+        assert file.read_text().splitlines()[-1] == f"{epoch},{epoch},12345,"
+        logger.log_metrics({"loss": 2.0, "f1": 3.0, "epoch": epoch}, step=epoch)
+        logger.save()
+        assert file.read_text().splitlines()[-1] == f"{epoch},{epoch},2,3"
+    assert file.read_text() == "epoch,step,loss,f1\n0,0,10,1\n1,1,2,3\n2,2,2,3\n"
 
 
 def test_a_resumed_run_drops_what_it_runs_again(tmp_path: Path) -> None:

@@ -68,15 +68,13 @@ def test_a_line_cut_short_is_run_again(folder: Path) -> None:
 
 
 def test_a_killed_worker_costs_nothing(folder: Path) -> None:
-    rows = run_cells(
-        cells(folder, a="dies once", bb="", ccc=""), "sweep_work:work", folder / "results.csv", workers=2
-    )
+    rows = run_cells(cells(folder, a="dies once", bb="", ccc=""), "sweep_work:work", folder / "results.csv", workers=2)
     assert [row["value"] for row in rows] == ["1", "2", "3"]
     assert log(folder).count("ccc") == 1
 
 
 def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
     record = folder / "results.csv"
-    with pytest.raises(RunError, match="2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
+    with pytest.raises(RunError, match=r"2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
         run_cells(cells(folder, a="dies always", bb="refuses", ccc=""), "sweep_work:work", record, workers=1)
     assert [row["name"] for row in finished(record).values()] == ["ccc"]

@@ -1,6 +1,7 @@
 """The run folder: ``config.yaml``, ``metrics.csv``, ``results.json``, ``checkpoints/`` and pictures of one run."""
 
 import csv
+import io
 import json
 import platform
 import time
@@ -64,7 +65,9 @@ class RunLogger(Logger):
         self.file = folder and folder / "metrics.csv"
         self._columns: list[str] = []
         self._rows: list[dict[str, str]] = []
-        self._written = 0
+        self._whole = 0  # rows in the file that will not change any more
+        self._size = -1  # bytes of the file up to there; -1: write it anew
+        self._changed = False
 
     @property
     def name(self) -> str:
@@ -94,7 +97,7 @@ class RunLogger(Logger):
             reader = csv.DictReader(file)
             rows = [row for row in reader if (row.get("epoch") or "").isdigit() and int(row["epoch"]) < epoch]
             self._columns = list(reader.fieldnames or [])
-        self._rows, self._written = rows, -1
+        self._rows, self._size, self._changed = rows, -1, bool(rows)
         self.save()
 
     @rank_zero_only
@@ -108,33 +111,44 @@ class RunLogger(Logger):
             self.save()
             row = {"epoch": str(epoch), "step": str(step)}
             self._rows.append(row)
+            self._changed = True
         row.update({name: f"{value:.9g}" for name, value in metrics.items()})
+        self._changed = True
         new = [name for name in row if name not in self._columns]
         if new:
             self._columns += new
-            self._written = -1
+            self._size = -1
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is not yet in the file; a new column rewrites it whole."""
-        if self.file is None or self._written == len(self._rows):
+        """Bring the file up to date: the last row is written again while it grows, a new column rewrites all."""
+        if self.file is None or not self._changed:
             return
-        if self._written < 0 or not self.file.exists():
+        if self._size < 0:
             temporary = self.file.with_suffix(".tmp")
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self._rows)
+            temporary.write_text(self._text([dict(zip(self._columns, self._columns, strict=True)), *self._rows[:-1]]))
+            self._size = temporary.stat().st_size
+            with temporary.open("a") as file:
+                file.write(self._text(self._rows[-1:]))
             temporary.replace(self.file)
         else:
-            with self.file.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns, lineterminator="\n").writerows(self._rows[self._written :])
-        self._written = len(self._rows)
+            with self.file.open("r+") as file:
+                file.seek(self._size)
+                file.write(self._text(self._rows[self._whole : -1]))
+                self._size = file.tell()
+                file.write(self._text(self._rows[-1:]))
+                file.truncate()
+        self._whole = len(self._rows) - 1
+        self._changed = False
+
+    def _text(self, rows: list[dict[str, str]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerows(rows)
+        return text.getvalue()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the last row."""
-        self._written = -1 if self._rows else self._written
         self.save()
 
 

@@ -76,7 +76,9 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         if folder is not None:
             (tmp_path / folder).mkdir(exist_ok=True)
             logger = RunLogger(tmp_path / folder, "test", folder)
-            callbacks.append(ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1))
+            callbacks.append(
+                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+            )
         return Trainer(
             max_epochs=rounds,
             accelerator="cpu",

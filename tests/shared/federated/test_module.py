@@ -147,9 +147,7 @@ def test_kept_optimizer_changes_the_result(make_data: Make, make_module: Make, m
     assert not torch.equal(*states)
 
 
-def test_a_missing_client_state_is_told(
-    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path
-) -> None:
+def test_a_missing_client_state_is_told(make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path) -> None:
     client = ClientTraining(keep_optimizer=True)
     make_trainer(2, folder="run").fit(make_module(client=client), datamodule=make_data())
     (tmp_path / "run" / "clients" / "client=0002" / "round=0001.safetensors").unlink()
@@ -373,7 +371,7 @@ def test_proximal_term_keeps_clients_near_the_global_model(
         module = make_module(client=ClientTraining(proximal=proximal, epochs=3))
         before = module.layout.flatten(module.communicated())
         make_trainer(1).fit(module, datamodule=make_data())
-        weight = [slot for slot in module.layout.slots if slot.name == "network.4.weight"][0]
+        weight = next(slot for slot in module.layout.slots if slot.name == "network.4.weight")
         moved = module.layout.flatten(module.communicated()) - before
         distances.append(moved[weight.start : weight.stop].norm())
     assert distances[1] < 0.5 * distances[0]

@@ -145,11 +145,33 @@ def squared_distances(updates: Tensor, near: float = 1e-6) -> Tensor:
     return squared
 
 
+def peaks(updates: Tensor) -> Tensor:
+    r""":math:`\max_j |g_k^j|` of every row: a quarter of the time of a norm where only finiteness is in question.
+
+    Args:
+        updates: ``(K, d)`` floating point.
+
+    Returns:
+        ``(K,)``; not finite exactly where a row holds NaN or infinity.
+
+    Example:
+        >>> peaks(torch.tensor([[3.0, -4.0], [float("nan"), 0.0]]))
+        tensor([4., nan])
+    """
+
+    def peak(row: Tensor) -> Tensor:
+        pieces = [row] if row.is_cuda else list(row.split(BLOCK))
+        extremes = torch.stack([end for piece in pieces for end in torch.aminmax(piece)])
+        return extremes.abs_().max()  # NaN wins over every number
+
+    return torch.stack([peak(row) for row in updates])
+
+
 def finite_clients(norms: Tensor, rule: str) -> list[int]:
     """Rows whose norm is finite: those that a rule may use.
 
     Args:
-        norms: ``(K,)`` norms, squared norms or distances from a finite point.
+        norms: ``(K,)`` peaks, norms, squared norms or distances from a finite point.
         rule: Name of the rule, for the message.
 
     Raises:

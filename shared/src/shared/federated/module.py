@@ -423,4 +423,5 @@ class FederatedModule(LightningModule):
             "round/bytes_up": float(self.ledger.last_round["up"]),
         }
         values |= log_diagnostics(self.aggregator.diagnostics, ids, round, folder)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=self._many)
+        # Logged with the step, so that they stand in the file before the round's checkpoint does.
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)

@@ -69,6 +69,13 @@ class Krum(VectorAggregator):
         self.squared = squared
         self.min_clients = max(b + 3, m)
 
+    def check(self, clients: int) -> None:
+        """As the base class; with ``K - b - 2 < 1`` a score would have no neighbour to sum over."""
+        if clients - self.b - 2 < 1:
+            raise UsageError(f"Krum needs K - b - 2 >= 1, got b = {self.b} and K = {clients} clients")
+        if self.m > clients:
+            raise UsageError(f"Krum needs m <= K, got m = {self.m} and K = {clients} clients")
+
     def combine(
         self,
         updates: Tensor,
@@ -83,10 +90,7 @@ class Krum(VectorAggregator):
         # A row that is not finite is at no finite distance from itself either.
         kept = finite_clients(squared.diagonal(), "Krum")
         count = len(kept)
-        if count - self.b - 2 < 1:
-            raise UsageError(f"Krum(b={self.b}) needs at least {self.b + 3} finite uploads, got {count}")
-        if self.m > count:
-            raise UsageError(f"Krum(m={self.m}) needs at least {self.m} finite uploads, got {count}")
+        self.check(count)
         if 2 * self.b + 1 > count:
             warnings.warn(
                 f"Krum(b={self.b}) withstands hostile clients only up to {(count - 1) // 2} of {count}", stacklevel=2

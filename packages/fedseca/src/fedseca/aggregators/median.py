@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import finite_clients, squared_norms
+from fedseca.blocks import finite_clients, peaks
 from fedseca.order_statistics import lower_median
 from shared.federated.aggregation import VectorAggregator
 
@@ -44,6 +44,6 @@ class CoordinateMedian(VectorAggregator):
         round: int,
         reference: Tensor | None,
     ) -> Tensor:
-        kept = finite_clients(squared_norms(updates), "CoordinateMedian")
+        kept = finite_clients(peaks(updates), "CoordinateMedian")
         self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
         return lower_median([updates[k] for k in kept], self.chunk)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import chunk_width, finite_clients, slices, squared_norms
+from fedseca.blocks import chunk_width, finite_clients, peaks, slices
 from fedseca.order_statistics import order_statistics
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
@@ -68,6 +68,11 @@ class TrimmedMean(VectorAggregator):
         self.chunk = chunk
         self.min_clients = 2 * b + 1
 
+    def check(self, clients: int) -> None:
+        """As the base class; nothing would be left where ``2b >= K``."""
+        if clients <= 2 * self.b:
+            raise UsageError(f"TrimmedMean needs 2b < K, got b = {self.b} and K = {clients} clients")
+
     def combine(
         self,
         updates: Tensor,
@@ -78,8 +83,7 @@ class TrimmedMean(VectorAggregator):
         round: int,
         reference: Tensor | None,
     ) -> Tensor:
-        kept = finite_clients(squared_norms(updates), "TrimmedMean")
-        if len(kept) <= 2 * self.b:
-            raise UsageError(f"TrimmedMean(b={self.b}) needs more than {2 * self.b} finite uploads, got {len(kept)}")
+        kept = finite_clients(peaks(updates), "TrimmedMean")
+        self.check(len(kept))
         self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
         return trimmed_mean([updates[k] for k in kept], self.b, self.chunk)
