@@ -22,6 +22,9 @@ import torch
 
 # A pair that takes longer than this is repeated less often.
 LONG_S = 6.0
+# A sample lasts at least so long: a call of less is repeated.
+SAMPLE_S = 0.05
+SETTLE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,23 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[cut], ordered[n - 1 - cut]
 
 
-def _time(function: Callable[[], object]) -> tuple[float, float]:
+def _time(function: Callable[[], object], calls: int = 1) -> tuple[float, float]:
+    """CPU and clock seconds of one call, the mean of ``calls`` in a row."""
+    # Worker threads of what ran before go on spinning for a moment; that is not this function's work.
+    time.sleep(SETTLE_S)
     wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    for _ in range(calls):
+        function()
+    return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
 
 
 def compare(ours: Callable[[], object], peer: Callable[[], object], pairs: int) -> Pairs:
     """Time two programs in turn, after one call of each that does not count; a third as often where a pair is long."""
-    start = time.perf_counter()
-    ours()
-    peer()
-    if time.perf_counter() - start > LONG_S:
+    once = [_time(function)[1] for function in (ours, peer)]
+    if sum(once) > LONG_S:
         pairs = max(3, pairs // 3)
-    rounds = [(_time(ours), _time(peer)) for _ in range(pairs)]
+    calls = [max(1, math.ceil(SAMPLE_S / seconds)) for seconds in once]
+    rounds = [(_time(ours, calls[0]), _time(peer, calls[1])) for _ in range(pairs)]
     speedups = [theirs[0] / mine[0] for mine, theirs in rounds]
     low, high = median_interval(speedups)
     (ours_cpu, ours_wall), (peer_cpu, peer_wall) = (

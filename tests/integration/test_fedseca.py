@@ -123,6 +123,14 @@ def test_fit_writes_a_whole_run_folder_and_test_scores_it(
 def test_predict_gives_probabilities(empty_folder: Path) -> None:
     fit("--trainer.max_epochs", "1")
     main(["predict", *TINY])
+    with (empty_folder / "runs" / "fedseca" / "fit" / "version_0" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1000
+    assert {row["label"] for row in rows} == set(list(rows[0])[3:])
+    for row in rows[::100]:
+        scores = {name: float(value) for name, value in list(row.items())[3:]}
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-4)
+        assert scores[row["predicted"]] == max(scores.values())
 
 
 @pytest.mark.parametrize("config", config_names("fedseca"))

@@ -163,5 +163,5 @@ def elected_sign(votes: Sequence[Tensor] | Tensor, weights: Tensor) -> Tensor:
     tally, vote = torch.zeros_like(votes[0]), torch.empty_like(votes[0])
     for row, weight in zip(votes, weights.tolist(), strict=True):
         if weight:
-            tally += torch.sign(row, out=vote).mul_(weight)
+            tally.add_(torch.sign(row, out=vote), alpha=weight)
     return tally.sign_()

@@ -142,6 +142,11 @@ def sparsify(x: Rows, thresholds: Sequence[float], out: Tensor) -> Tensor:
     return out
 
 
+def _count_of_ones(x: Tensor) -> Tensor:
+    """Sum of zeros and ones: several times faster than counting, and exact, since float32 counts to 2^24."""
+    return x.sum() if len(x) <= 1 << 24 and x.dtype == torch.float32 else x.sum(dtype=torch.float64)
+
+
 def aligned_mean(x: Rows, sign: Tensor) -> tuple[Tensor, Tensor]:
     r"""Mean over the clients whose entry has the elected sign, Eq. 4.
 
@@ -161,13 +166,14 @@ def aligned_mean(x: Rows, sign: Tensor) -> tuple[Tensor, Tensor]:
     """
     # In float64 the mean of equal numbers is that number, and the order of the clients does not show.
     total = torch.zeros_like(sign, dtype=torch.float64)
+    wide = torch.empty_like(total)
     count, part = torch.zeros_like(sign), torch.empty_like(sign)
     coordinates = []
     for row in x:
-        total += torch.mul(row, sign, out=part).relu_()
+        # Widening first is twice as fast as adding numbers of two types.
+        total += wide.copy_(torch.mul(row, sign, out=part).relu_())
         count += part.sign_()
-        # Ones added in float64: exact at any length, and several times faster than counting.
-        coordinates.append(part.sum(dtype=torch.float64))
+        coordinates.append(_count_of_ones(part))
     return total.div_(count.clamp_(min=1)).mul_(sign).to(sign.dtype), torch.stack(coordinates).long()
 
 
@@ -185,10 +191,11 @@ def contributors_mean(x: Rows) -> tuple[Tensor, Tensor]:
         (tensor([ 1.5000, -3.0000]), tensor([1, 1, 1]))
     """
     total = torch.zeros_like(x[0], dtype=torch.float64)
+    wide = torch.empty_like(total)
     count, part = torch.zeros_like(x[0]), torch.empty_like(x[0])
     coordinates = []
     for row in x:
-        total += row
+        total += wide.copy_(row)
         count += torch.sign(row, out=part).abs_()
-        coordinates.append(part.sum(dtype=torch.float64))
+        coordinates.append(_count_of_ones(part))
     return total.div_(count.clamp_(min=1)).to(x[0].dtype), torch.stack(coordinates).long()

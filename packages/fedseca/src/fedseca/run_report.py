@@ -40,6 +40,12 @@ class RunReport(Callback):
             f"in {duration(record['wall_seconds'])}\nreport: {page}"
         )
 
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule.describe()  # type: ignore[attr-defined]
+        score = float(trainer.callback_metrics["test/macro_f1"])
+        if trainer.is_global_zero:
+            print(f"test/macro_f1 {score:.3f} on {data['images']['test']:,} test images, {data['provenance']} data")
+
 
 def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
     """Write the pictures and ``report.html`` of a run folder and return the page's path.

@@ -1,8 +1,13 @@
 """``fedseca fit | validate | test | predict``."""
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from fedseca.data import FederatedImages
 from fedseca.module import FederatedClassifier
@@ -20,6 +25,20 @@ class FedsecaCli(Cli):
             ("data.num_classes", "model.num_classes"),
             ("seed_everything", "model.seed"),
         ]
+
+    def predict(self, **arguments: Any) -> None:
+        """Write ``predictions.csv``: label, predicted class and all probabilities, in order of the test set."""
+        arguments["return_predictions"] = True
+        probabilities = torch.cat(cast(list[Tensor], self.trainer.predict(**arguments))).tolist()
+        names, labels = self.datamodule.class_names, self.datamodule.test_labels
+        file = (self.folder or Path()) / "predictions.csv"
+        with file.open("w", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["item", "label", "predicted", *names])
+            for item, (label, row) in enumerate(zip(labels, probabilities, strict=True)):
+                predicted = names[row.index(max(row))]
+                writer.writerow([item, names[label], predicted, *(f"{value:.6f}" for value in row)])
+        print(f"predictions: {file}")
 
 
 def build(words: Sequence[str], callbacks: Sequence[Callback]) -> FedsecaCli:

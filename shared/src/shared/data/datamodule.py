@@ -173,6 +173,11 @@ class ClassificationDataModule(LightningDataModule):
         """Whether :meth:`val_dataloader` gives the test set, so that its metrics must be called ``test/...``."""
         return self._loaded.validation is None
 
+    @property
+    def test_labels(self) -> list[int]:
+        """True class of every test image, in the order of :meth:`test_dataloader`."""
+        return self._loaded.test.labels.tolist()
+
     @cached_property
     def train_dataset(self) -> PreparedImages:
         """The training images of all clients together."""

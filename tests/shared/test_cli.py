@@ -1,0 +1,104 @@
+"""What ``shared.cli`` takes from inside Lightning and jsonargparse, and the words it works out before parsing."""
+
+import inspect
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningCLI
+from torch import nn
+
+from shared.cli import class_options, concrete_subclasses, replace_option
+from shared.commands import Program, Verb, find_config, nearest, option_value, with_config_paths
+from shared.errors import RunError, UsageError
+from shared.federated.client import ClientTraining
+from shared.federated.fedavg import FedAvg
+from shared.federated.module import FederatedModule
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_parser", ["self", "subcommand"]),
+        ("_parse_ckpt_path", ["self"]),
+        ("parse_arguments", ["self", "parser", "args"]),
+        ("before_instantiate_classes", ["self"]),
+        ("instantiate_trainer", ["self", "kwargs"]),
+    ],
+)
+def test_the_names_of_lightning_that_we_override_are_there(name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(LightningCLI, name)).parameters) == parameters
+
+
+def test_the_other_private_names_are_there() -> None:
+    assert "self._subcommand_parsers" in inspect.getsource(LightningCLI._add_subcommands)
+    assert "self._parse_ckpt_path()" in inspect.getsource(LightningCLI.__init__)
+    parser = ArgumentParser()
+    parser.add_argument("--some.option", type=int)
+    assert "some.option" in [action.dest for action in parser._actions]
+
+
+def test_options_that_take_a_class_are_found() -> None:
+    options = class_options("model", FederatedModule)
+    assert options["model.client.optimizer"].__name__ == "Optimizer"
+    assert options["model.client"] is ClientTraining
+    assert options["model.local"].__name__ == "Task"
+    assert "model.seed" not in options
+    assert FedAvg in concrete_subclasses(nn.Module)
+
+
+def test_words() -> None:
+    assert option_value(["--a", "1", "--b=2", "--a=3"], "--a") == "3"
+    assert option_value(["--a"], "--a") is None
+    assert replace_option(["fit", "--c=1", "--c", "2", "x"], "--c", "z") == ["fit", "--c=z", "--c=z", "x"]
+
+
+def test_configs_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("")
+    words = with_config_paths("fedseca", ["fit", "--config", str(mine), "-c", "resnet18", "--config=averaging", "--x"])
+    assert words[2] == str(mine)
+    assert words[4].endswith("fedseca/configs/resnet18.yaml")
+    assert words[5].endswith("fedseca/configs/averaging.yaml")
+    with pytest.raises(UsageError, match="did you mean averaging"):
+        find_config("fedseca", "average")
+
+
+def test_nearest_names() -> None:
+    assert nearest("fedseca", ["FedSECA", "FedAvg"]).startswith("did you mean FedSECA")
+    assert nearest("zzz", ["b", "a"]) == "choose from a, b"
+    assert nearest("zzz", ["a"] * 50) == ""
+
+
+def usage_error(words: list[str]) -> None:
+    raise UsageError("data.x must be\n  even, got 3")
+
+
+def run_error(words: list[str]) -> None:
+    raise RunError("round 3 has too few uploads")
+
+
+def interrupted(words: list[str]) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "told"),
+    [
+        ("usage_error", 2, "fedseca: data.x must be even, got 3"),
+        ("run_error", 1, "fedseca: round 3 has too few uploads"),
+        ("interrupted", 130, "fedseca: interrupted"),
+    ],
+)
+def test_how_commands_end(
+    function: str, code: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verbs = SimpleNamespace(usage_error=usage_error, run_error=run_error, interrupted=interrupted)
+    monkeypatch.setitem(sys.modules, "verbs_of_this_test", verbs)
+    program = Program("fedseca", "test", (Verb("go", "Go.", f"verbs_of_this_test:{function}"),))
+    with pytest.raises(SystemExit) as stop:
+        program.main(["go"])
+    assert stop.value.code == code
+    assert capsys.readouterr().err.startswith(told)
