@@ -33,9 +33,8 @@ $(STAMP): pyproject.toml constraints.txt $(MEMBERS:=/pyproject.toml)
 	$(BIN)/python tools/check_imports.py
 	@touch $@
 
-demo: $(STAMP) ## run the main job of every package on its own data and name the report
+demo: $(STAMP) ## run the main job of every package on its own data; ends with the path of one report
 	$(BIN)/fedseca compare --out runs/demo
-	@echo runs/demo/report.html
 
 test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)
 	$(BIN)/pytest $(ARGS)
@@ -45,11 +44,15 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(STAMP) ## run every benchmark (ARGS=--quick for a smoke run)
+# A smoke run must not write over recorded results.
+RESULTS := $(if $(findstring --quick,$(ARGS)),build/benchmarks,benchmarks/results)
+
+bench: $(STAMP) ## run every benchmark and write benchmarks/README.md (ARGS=--quick for a smoke run)
 	$(UV_INSTALL) --group bench
 	@set -e; for script in $(BENCHMARKS); do \
-		echo "$$script"; $(BIN)/python $$script --out benchmarks/results/$$(basename $$script .py).json $(ARGS); \
+		echo "$$script"; $(BIN)/python $$script --out $(RESULTS)/$$(basename $$script .py).json $(ARGS); \
 	done
+	$(BIN)/python tools/benchmark_tables.py
 
 dist: $(STAMP) ## build the wheels and source archives into dist/
 	rm -rf dist

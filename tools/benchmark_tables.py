@@ -1,0 +1,104 @@
+"""Write benchmarks/README.md from the recorded results; the last step of `make bench`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+HEAD = """# Benchmarks
+
+Each script is one claim: `python benchmarks/NAME.py [--quick] [--out benchmarks/results/NAME.json]`; `make bench` runs them
+all and writes this page from what they recorded. Times are CPU seconds of the process over all threads. A ratio is the
+median over alternating pairs of ours and the peer's, with its 95 % interval; a limit is kept when the worse end of the
+interval meets it. The machines are shared and noisy: quote ratios, not single times.
+"""
+
+
+def machine(record: dict[str, Any]) -> str:
+    """One line about where the numbers were measured."""
+    m = record["machine"]
+    return (
+        f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, Python {m['python']}, torch {m['torch']}, "
+        f"copy bandwidth of one thread {m['copy_bandwidth_gb_s']} GB/s."
+    )
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def aggregators(record: dict[str, Any]) -> str:
+    """The rules against their peers."""
+    columns = ["rule", "peer", "d", "ours", "peer", "speed-up", "95 %", "pairs", "promised", "× floor", "extra memory"]
+    rows = [
+        [
+            row["rule"],
+            row["peer"],
+            f"{row['d']:.0e}".replace("e+0", "e"),
+            f"{1e3 * row['ours_cpu_s']:.2f} ms",
+            f"{1e3 * row['peer_cpu_s']:.2f} ms",
+            f"{row['speedup']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            str(row["pairs"]),
+            f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
+            f"{row['times_floor']:.1f}",
+            f"{row['peak_extra_of_input']:.2f} of the input",
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## Server rules\n\n"
+        "`benchmarks/aggregators.py`: 20 clients, float32. The floor is the bytes that a rule cannot help reading and "
+        f"writing, at copy bandwidth. {machine(record)}\n\n{markdown(columns, rows)}\n"
+    )
+
+
+def rounds(record: dict[str, Any]) -> str:
+    """The overhead of a round."""
+    columns = ["clients", "numbers", "round", "its copies alone", "overhead", "95 %", "limit"]
+    rows = [
+        [
+            str(row["clients"]),
+            f"{row['numbers']:,}",
+            f"{row['round_ms']} ms",
+            f"{row['copies_ms']} ms",
+            f"{row['overhead_ms']} ms",
+            f"{row['low_ms']} to {row['high_ms']} ms",
+            f"{row['limit_ms']:g} ms" + ("" if row["within"] else ", missed"),
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## A federated round\n\n"
+        "`benchmarks/rounds.py`: clients that do nothing, ResNet-18, plain averaging; clock time, Lightning's loop "
+        f"included, against a bare loop of the copies that cannot be avoided. {machine(record)}\n\n"
+        f"{markdown(columns, rows)}\n"
+    )
+
+
+def comparison(folder: Path) -> str:
+    """What `fedseca compare` wrote."""
+    return (
+        "## Rules against attacks\n\n"
+        "`fedseca compare --rounds 40 --seeds '[73, 74, 75]' --out benchmarks/results/compare`: five clients, two of "
+        f"them hostile, Dirichlet(1). Record: `results/compare/results.csv`.\n\n{(folder / 'table.md').read_text()}\n"
+        "![curves](results/compare/curves.png)\n"
+    )
+
+
+def main() -> None:
+    """Write the page."""
+    results = BENCHMARKS / "results"
+    parts = [HEAD]
+    for name, section in (("aggregators", aggregators), ("rounds", rounds)):
+        if (file := results / f"{name}.json").exists():
+            parts.append(section(json.loads(file.read_text())))
+    if (results / "compare" / "table.md").exists():
+        parts.append(comparison(results / "compare"))
+    (BENCHMARKS / "README.md").write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
