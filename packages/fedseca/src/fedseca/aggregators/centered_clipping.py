@@ -1,5 +1,6 @@
 """Centred clipping: nobody moves the last update further than tau."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,10 @@ def distances_from(center: Tensor, rows: Sequence[Tensor] | Tensor) -> Tensor:
     for columns in slices(len(center), BLOCK):
         here = center[columns]
         difference = torch.empty_like(here)
-        squared += torch.stack(
-            [
-                torch.linalg.vector_norm(torch.sub(row[columns], here, out=difference), dtype=torch.float64)
-                for row in rows
-            ]
-        ).square_()
+        # Widened before it is squared: a product in float64 of its own is faster than a norm that converts.
+        wide = torch.empty_like(here, dtype=torch.float64)
+        parts = [torch.dot(wide.copy_(torch.sub(row[columns], here, out=difference)), wide) for row in rows]
+        squared += torch.stack(parts)
     return squared.sqrt_()
 
 
@@ -57,14 +56,14 @@ def clipped_step(center: Tensor, rows: Sequence[Tensor] | Tensor, distances: Ten
         tensor([0., 1.])
     """
     # A client at the centre itself does not pull, whatever its factor.
-    factors = (tau / distances).clamp_(max=1).tolist()
+    factors = (tau / distances).clamp_(max=1).div_(len(rows)).tolist()
+    # The factors at the centre are collected, so that each client costs one pass.
+    stay = 1 - math.fsum(factors)
     moved = torch.empty_like(center)
     for columns in slices(len(center), BLOCK):
-        here = center[columns]
-        step, difference = torch.zeros_like(here), torch.empty_like(here)
+        here = torch.mul(center[columns], stay, out=moved[columns])
         for row, factor in zip(rows, factors, strict=True):
-            step += torch.sub(row[columns], here, out=difference).mul_(factor)
-        torch.add(here, step.div_(len(rows)), out=moved[columns])
+            here.add_(row[columns], alpha=factor)
     return moved
 
 
