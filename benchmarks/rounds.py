@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -43,10 +43,13 @@ class IdleClients(FederatedModule):
         return own, LocalResult(samples=1, steps=0, loss=0.0)
 
 
-class OneStep:
+class NoData(LightningDataModule):
     """The part of a data module that rounds without data need."""
 
     client_ids = tuple(range(CLIENTS))
+
+    def train_dataloader(self) -> DataLoader[int]:
+        return DataLoader([0])  # type: ignore[arg-type]
 
 
 class BareLoop(Callback):
@@ -100,8 +103,7 @@ def measure(rounds: int) -> dict[str, Any]:
         log_every_n_steps=1,
         callbacks=[bare],
     )
-    trainer.datamodule = OneStep()  # type: ignore[attr-defined]
-    trainer.fit(module, train_dataloaders=DataLoader([0]))  # type: ignore[arg-type]
+    trainer.fit(module, datamodule=NoData())
     engine, floor = bare.engine[2:], bare.bare[2:]
     overhead = [1e3 * (ours - theirs) for ours, theirs in zip(engine, floor, strict=True)]
     low, high = median_interval(overhead)
@@ -115,7 +117,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "low_ms": round(low, 2),
         "high_ms": round(high, 2),
         "limit_ms": LIMIT_MS,
-        "within": low < LIMIT_MS,
+        "within": high < LIMIT_MS,
     }
 
 

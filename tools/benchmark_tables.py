@@ -7,8 +7,8 @@ from typing import Any
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 HEAD = """# Benchmarks
 
-Each script is one claim: `python benchmarks/NAME.py [--quick] [--out benchmarks/results/NAME.json]`; `make bench` runs them
-all and writes this page from what they recorded. Times are CPU seconds of the process over all threads. A ratio is the
+Each script is one claim: `python benchmarks/NAME.py [--quick] [--out FILE]`; `make bench` runs them all and writes this
+page from what they recorded. Times are CPU seconds of the process over all threads. A ratio is the
 median over alternating pairs of ours and the peer's, with its 95 % interval; a limit is kept when the worse end of the
 interval meets it. The machines are shared and noisy: quote ratios, not single times.
 """
@@ -31,7 +31,7 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 def aggregators(record: dict[str, Any]) -> str:
     """The rules against their peers."""
-    columns = ["rule", "peer", "d", "ours", "peer", "speed-up", "95 %", "pairs", "promised", "× floor", "extra memory"]
+    columns = ["rule", "peer", "d", "ours", "peer", "speed-up", "95 %", "pairs", "promised", "x floor", "extra memory"]
     rows = [
         [
             row["rule"],
@@ -42,7 +42,7 @@ def aggregators(record: dict[str, Any]) -> str:
             f"{row['speedup']:.2f}",
             f"{row['low']:.2f} to {row['high']:.2f}",
             str(row["pairs"]),
-            f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
+            "" if row["promised"] is None else f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
             f"{row['times_floor']:.1f}",
             f"{row['peak_extra_of_input']:.2f} of the input",
         ]
