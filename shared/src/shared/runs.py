@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import platform
 import time
 from argparse import Namespace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from shared.checkpoints import newest_whole_checkpoint
-
-LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "medley-shared")
+from shared.versions import versions
 
 
 def new_run_folder(root: Path, package: str, name: str) -> Path:
@@ -168,17 +165,6 @@ def run_folder_of(trainer: Trainer) -> Path | None:
     own = next((logger.log_dir for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
     shared_by_all = trainer.strategy.broadcast(own)
     return Path(shared_by_all) if shared_by_all else None
-
-
-def versions(package: str) -> dict[str, str]:
-    """Versions of Python, the package and the libraries that decide about numbers."""
-    found = {"python": platform.python_version()}
-    for name in (package, *LIBRARIES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class RunRecord(Callback):

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 from shared.plots import Curve, save, small_multiples
 from shared.report import Report
-from shared.runs import versions
 from shared.sweep import Row
+from shared.versions import versions
 
 NAMES = {"NoAttack": "no attack"}
 PROSE = (
@@ -45,7 +45,7 @@ def write_report(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[st
     (out / "table.md").write_text(f"{told}\n\n{table}\n")
 
     panels = {NAMES.get(attack, attack): {rule: curve(scores[rule, attack]) for rule in rules} for attack in attacks}
-    figure = small_multiples(panels, y_label="macro-F1 on held-back images", columns=min(len(attacks), 4))
+    figure = small_multiples(panels, y_label="macro-F1", columns=2 if len(attacks) in (2, 4) else 3)
     picture = save(figure, out / "curves.png")
 
     report = Report("Rules against attacks", f"{data} · {len(rules)} rules, {len(attacks)} attacks, {len(seeds)} seeds")
@@ -63,7 +63,9 @@ def write_report(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[st
 
 def spread(values: Sequence[float]) -> str:
     """``0.853`` or ``0.853 ± 0.004``."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return f"{mean(values):.3f}" + (
+        f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{stdev(values):.3f}" if len(values) > 1 else ""
+    )
 
 
 def curve(rows: Sequence[Row]) -> Curve:
