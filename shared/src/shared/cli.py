@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -300,11 +301,12 @@ def class_options(prefix: str, owner: type) -> dict[str, type]:
     """
     found: dict[str, type] = {}
     for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
-        target = get_args(hint)[-1] if get_origin(hint) is Callable else hint
-        if is_dataclass(target) and isinstance(target, type):
-            found |= class_options(f"{prefix}.{name}", target)
-        if inspect.isclass(target) and target.__module__ != "builtins":
-            found[f"{prefix}.{name}"] = target
+        for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+            target = get_args(part)[-1] if get_origin(part) is Callable else part
+            if is_dataclass(target) and isinstance(target, type):
+                found |= class_options(f"{prefix}.{name}", target)
+            if inspect.isclass(target) and target.__module__ != "builtins":
+                found[f"{prefix}.{name}"] = target
     return found
 
 
