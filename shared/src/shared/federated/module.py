@@ -235,8 +235,7 @@ class FederatedModule(LightningModule):
         began = time.perf_counter()
         state = self.communicated()
         participants = participants_of_round(self.client_ids, self.participation, self.seed, round)
-        origin = self.layout.flatten(state)
-        rows = self._matrix(len(participants), origin)
+        origin, rows = self._working_memory(len(participants), state)
         reports = self._train_clients(round, participants, state, origin, rows)
         trained = time.perf_counter()
 
@@ -279,13 +278,13 @@ class FederatedModule(LightningModule):
         )
         self._log_round(round, participants, reports, failures, ids, began, trained)
 
-    def _matrix(self, participants: int, origin: Tensor) -> Tensor:
-        """The ``(K, d)`` buffer of updates, kept from round to round."""
-        buffer = self._scratch.get("matrix")
-        if buffer is None or buffer.shape[0] < participants or buffer.device != origin.device:
-            buffer = torch.empty(participants, self.layout.size, device=origin.device)
-            self._scratch["matrix"] = buffer
-        return buffer[:participants]
+    def _working_memory(self, participants: int, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The global vector and room for a ``(K, d)`` matrix of updates; the memory is kept from round to round."""
+        buffer = self._scratch.get("buffer")
+        if buffer is None or len(buffer) <= participants or buffer.device != self.device:
+            buffer = torch.empty(1 + participants, self.layout.size, device=self.device)
+            self._scratch["buffer"] = buffer
+        return self.layout.flatten(state, out=buffer[0]), buffer[1 : 1 + participants]
 
     def _train_clients(
         self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
@@ -302,7 +301,7 @@ class FederatedModule(LightningModule):
                 report |= {"samples": result.samples, "loss": result.loss}
                 fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
                 if fault is None:
-                    torch.sub(origin, self.layout.flatten(upload, out=rows[position]), out=rows[position])
+                    self.layout.difference(origin, upload, out=rows[position])
                     fault = None if is_finite(rows[position]) else "NaN or infinite values"
                     report["counters"] = {
                         name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()

@@ -67,11 +67,10 @@ def combine(
     """
     if isinstance(aggregator, VectorAggregator):
         head = layout.head
-        new = origin.clone()
-        new[:head] -= aggregator(updates[:, :head], origin=origin[:head], weights=weights, client_ids=ids, round=round)
+        update = aggregator(updates[:, :head], origin=origin[:head], weights=weights, client_ids=ids, round=round)
         if head < layout.size:
-            new[head:] -= weights.to(updates) @ updates[:, head:]
-        layout.write(new, state)
+            update = torch.cat([update, weights.to(updates) @ updates[:, head:]])
+        layout.write(origin - update, state)
     else:
         uploads = [layout.views(origin - row) for row in updates]
         combined = aggregator(uploads, origin=layout.views(origin), weights=weights, client_ids=ids, round=round)

@@ -64,6 +64,13 @@ class VectorLayout:
             out[slot.start : slot.stop].view(slot.shape).copy_(tensors[slot.name])
         return out
 
+    def difference(self, origin: Tensor, tensors: Mapping[str, Tensor], out: Tensor) -> Tensor:
+        """``origin`` minus :meth:`flatten` of ``tensors``, written into ``out`` in one pass."""
+        for slot in self.slots:
+            here = slice(slot.start, slot.stop)
+            torch.sub(origin[here], tensors[slot.name].reshape(-1).to(origin.dtype), out=out[here])
+        return out
+
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """The named tensors as float32 views into ``vector``."""
         return {slot.name: vector[slot.start : slot.stop].view(slot.shape) for slot in self.slots}
