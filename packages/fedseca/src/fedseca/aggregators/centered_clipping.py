@@ -29,10 +29,12 @@ def distances_from(center: Tensor, rows: Sequence[Tensor] | Tensor) -> Tensor:
     for columns in slices(len(center), BLOCK):
         here = center[columns]
         difference = torch.empty_like(here)
-        # Widened before it is squared: a product in float64 of its own is faster than a norm that converts.
-        wide = torch.empty_like(here, dtype=torch.float64)
-        parts = [torch.dot(wide.copy_(torch.sub(row[columns], here, out=difference)), wide) for row in rows]
-        squared += torch.stack(parts)
+        squared += torch.stack(
+            [
+                torch.linalg.vector_norm(torch.sub(row[columns], here, out=difference), dtype=torch.float64)
+                for row in rows
+            ]
+        ).square_()
     return squared.sqrt_()
 
 
