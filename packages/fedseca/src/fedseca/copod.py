@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# A column whose two sides differ by less than this share is symmetric but for rounding.
+SYMMETRIC = 1e-12
+
 
 def copod(table: Tensor) -> Tensor:
     r"""Outlier score of every row.
@@ -33,6 +36,8 @@ def copod(table: Tensor) -> Tensor:
     # Scaled to its own range, no power under- or overflows, and equal entries have no skew by rounding.
     spread = ordered[:, -1:] - ordered[:, :1]
     scaled = torch.where(spread > 0, (columns - ordered[:, :1]) / spread, 0.0)
-    skew = (scaled - scaled.mean(1, keepdim=True)).pow(3).sum(1, keepdim=True).sign()
+    # Where all entries are equal this divides 0 by 0, but there both tails are 0 too.
+    cubes = (scaled - scaled.mean(1, keepdim=True)).pow(3)
+    skew = torch.hardshrink(cubes.sum(1, keepdim=True) / cubes.abs().sum(1, keepdim=True), SYMMETRIC).sign()
     tail = left * (skew <= 0) + right * (skew >= 0)
     return torch.maximum(tail, (left + right) / 2).sum(0)

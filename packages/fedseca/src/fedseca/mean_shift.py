@@ -6,6 +6,13 @@ from torch import Tensor
 # A point has arrived when it moves by less than this share of the bandwidth.
 ARRIVED = 1e-3
 MOST_STEPS = 300
+# Points no further apart than this are the same but for rounding.
+SAME = 1e-12
+
+
+def _distances(points: Tensor, others: Tensor) -> Tensor:
+    """Plain differences: the detour over products would put equal points at a distance from each other."""
+    return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def neighbour_bandwidth(points: Tensor, quantile: float) -> float:
@@ -20,9 +27,7 @@ def neighbour_bandwidth(points: Tensor, quantile: float) -> float:
         2.75
     """
     near = max(int(quantile * len(points)), 1)
-    return float(
-        torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").sort(1).values[:, near - 1].mean()
-    )
+    return float(_distances(points, points).sort(1).values[:, near - 1].mean())
 
 
 def mean_shift(points: Tensor, bandwidth: float) -> list[int]:
@@ -44,21 +49,19 @@ def mean_shift(points: Tensor, bandwidth: float) -> list[int]:
         >>> mean_shift(torch.tensor([[0.0], [0.1], [5.0], [0.2], [5.1]]), bandwidth=1.0)
         [0, 0, 1, 0, 1]
     """
-    points = points.double()
+    points, bandwidth = points.double(), max(bandwidth, SAME)
     rest = points.clone()
     for _ in range(MOST_STEPS):
-        near = (torch.cdist(rest, points, compute_mode="donot_use_mm_for_euclid_dist") <= bandwidth).double()
+        near = (_distances(rest, points) <= bandwidth).double()
         moved = near @ points / near.sum(1, keepdim=True)
         far = (moved - rest).norm(dim=1).max() > ARRIVED * bandwidth
         rest = moved
         if not far:
             break
-    around = (torch.cdist(rest, points, compute_mode="donot_use_mm_for_euclid_dist") <= bandwidth).sum(1)
+    around = (_distances(rest, points) <= bandwidth).sum(1)
     centres: list[Tensor] = []
     for i in around.argsort(descending=True, stable=True).tolist():
         if all((rest[i] - centre).norm() > bandwidth for centre in centres):
             centres.append(rest[i])
-    nearest: list[int] = (
-        torch.cdist(points, torch.stack(centres), compute_mode="donot_use_mm_for_euclid_dist").argmin(1).tolist()
-    )
+    nearest: list[int] = _distances(points, torch.stack(centres)).argmin(1).tolist()
     return nearest

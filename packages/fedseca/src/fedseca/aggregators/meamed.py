@@ -12,12 +12,12 @@ from shared.federated.aggregation import VectorAggregator
 def mean_around_median(rows: list[Tensor], b: int, chunk: int | None = None) -> Tensor:
     r"""Mean of the :math:`K-b` values closest to the lower median of K, at every coordinate.
 
-    The closest values are neighbours in order, so of the ranks i and i + K - b, for i < b, exactly one is among them:
-    the one closer to the median. One sort and b comparisons therefore do.
+    The L = K - b closest values are neighbours in order, so among the ranks r, r + L, r + 2L, ... exactly one is of
+    them: the one closest to the median. One sort and b comparisons therefore do.
 
     Args:
         rows: K vectors of ``d`` finite numbers; read only.
-        b: How many to leave out, ``2b < K``; of two that are equally far the larger.
+        b: How many to leave out, ``b < K``; of two that are equally far the larger.
         chunk: Coordinates handled at once; ``None`` fits the cache. Any value gives the same bits.
 
     Returns:
@@ -27,17 +27,19 @@ def mean_around_median(rows: list[Tensor], b: int, chunk: int | None = None) -> 
         >>> mean_around_median([torch.tensor([x]) for x in (1.0, 2.0, 4.0, 9.0, 99.0)], b=2)
         tensor([2.3333])
     """
-    n = len(rows)
+    n, near = len(rows), len(rows) - b
     out = torch.empty_like(rows[0])
     for columns in slices(len(out), chunk_width(n, out.device, chunk)):
         ordered = order_statistics([row[columns] for row in rows], range(n))
         median = ordered[(n - 1) // 2]
         total = torch.zeros_like(median)
-        for value in ordered[b : n - b]:
-            total += value
-        for low, high in zip(ordered[:b], ordered[n - b :], strict=True):
-            total += torch.where(median - low <= high - median, low, high)
-        out[columns] = total.div_(n - b)
+        for rank in range(near):
+            closest = ordered[rank]
+            for value in ordered[rank + near :: near]:
+                # Right too where both are on one side of the median: then one of the differences is negative.
+                closest = torch.where(median - closest <= value - median, closest, value)
+            total += closest
+        out[columns] = total.div_(near)
     return out
 
 

@@ -57,7 +57,7 @@ class SignGuard(VectorAggregator):
             finite.
 
     Raises:
-        UsageError: An argument is out of range, or no upload is finite.
+        UsageError: An argument is out of range, or too few finite uploads came for the bandwidth to mean something.
 
     Example:
         >>> uploads = torch.tensor([[1.0, 2.0, -1.0], [2.0, 1.0, -1.0], [1.0, 1.0, -2.0], [-1.0, -1.0, 2.0]])
@@ -79,6 +79,14 @@ class SignGuard(VectorAggregator):
         self.fraction = fraction
         self.quantile = quantile
         self.seed = seed
+        self.min_clients = math.ceil(2 / quantile)
+
+    def check(self, clients: int) -> None:
+        """As the base class; with no neighbour to set the bandwidth every client would be a cluster of its own."""
+        if clients < self.min_clients:
+            raise UsageError(
+                f"SignGuard needs quantile * K >= 2, got quantile = {self.quantile} and K = {clients} clients"
+            )
 
     def combine(
         self,
@@ -92,6 +100,7 @@ class SignGuard(VectorAggregator):
     ) -> Tensor:
         squared = squared_norms(updates)
         kept = finite_clients(squared, "SignGuard")
+        self.check(len(kept))
         norms = squared[kept].sqrt()
         middle = norms.median()
         plausible = (norms >= self.lower * middle) & (norms <= self.upper * middle)
