@@ -128,9 +128,24 @@ def inner_products(updates: Tensor, vector: Tensor) -> Tensor:
         >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
         tensor([4., 5.], dtype=torch.float64)
     """
-    total = torch.zeros(len(updates), dtype=torch.float64, device=updates.device)
+    k = len(updates)
+    total = torch.zeros(k, dtype=torch.float64, device=updates.device)
+    if updates.device.type != "cpu":
+        for columns in slices(updates.shape[1], BLOCK):
+            total += updates[:, columns].double() @ vector[columns].double()
+        return total
+    rows, other = torch.zeros(k, BLOCK, dtype=torch.float64), torch.zeros(BLOCK, dtype=torch.float64)
+    narrow, across = rows.numpy().reshape(k, -1, NARROW).swapaxes(0, 1), other.numpy().reshape(-1, NARROW, 1)
     for columns in slices(updates.shape[1], BLOCK):
-        total += updates[:, columns].double() @ vector[columns].double()
+        width = columns.stop - columns.start
+        if width < BLOCK:
+            rows.zero_()
+            other.zero_()
+        rows[:, :width] = updates[:, columns]
+        other[:width] = vector[columns]
+        # Rows that are not finite are the caller's to find.
+        with np.errstate(invalid="ignore"):
+            total += torch.from_numpy((narrow @ across).sum(0)[:, 0])
     return total
 
 
@@ -151,10 +166,11 @@ def combinations(coefficients: Tensor, updates: Tensor, kept: Sequence[int]) -> 
         tensor([[2.0000, 0.5000]])
     """
     coefficients = coefficients.to(updates)
+    if len(kept) == len(updates):
+        return coefficients @ updates
     out = updates.new_empty(len(coefficients), updates.shape[1])
-    everybody = len(kept) == len(updates)
     for columns in slices(updates.shape[1], BLOCK):
-        out[:, columns] = coefficients @ (updates[:, columns] if everybody else updates[kept, columns])
+        out[:, columns] = coefficients @ updates[kept, columns]
     return out
 
 

@@ -191,7 +191,8 @@ class FLDetector(VectorAggregator):
         suspects = {kept[known[i]] for i in np.flatnonzero(guilty)}
         left = [k for k in kept if k not in suspects]
         if self.inner == "mean":
-            update = combinations(updates.new_full((1, len(left)), 1 / len(left)), updates, left)[0]
+            shares = torch.tensor([[float(k not in suspects) / len(left) for k in kept]])
+            update = combinations(shares, updates, kept)[0]
         else:
             zero = torch.zeros_like(updates[0])
             update = lower_median([updates[k] for k in left] + [zero] * (len(suspects) if self.parity else 0))

@@ -73,5 +73,6 @@ class MoNNA(VectorAggregator):
             "selected": torch.tensor(selected),
             "dropped": torch.tensor(len(updates) - len(kept)),
         }
-        chosen = sorted(selected)
-        return combinations(updates.new_full((1, len(chosen)), 1 / len(chosen)), updates, chosen)[0]
+        shares = torch.zeros(1, len(kept), dtype=torch.float64)
+        shares[:, order] = 1 / len(order)
+        return combinations(shares, updates, kept)[0]
