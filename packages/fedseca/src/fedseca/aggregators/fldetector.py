@@ -122,6 +122,7 @@ class FLDetector(VectorAggregator):
         if self.aggregates.shape[1] != d:
             raise UsageError(f"FLDetector: updates must have {self.aggregates.shape[1]} coordinates as before, got {d}")
         self.aggregates = self.aggregates.to(updates)
+        self.errors = self.errors.to(updates.device)
         more = client_ids[-1] + 1 - self.errors.shape[1]
         if more > 0:
             self.errors = torch.cat([self.errors, self.errors.new_full((self.window, more), torch.nan)], 1)

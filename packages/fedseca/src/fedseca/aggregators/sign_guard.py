@@ -26,8 +26,9 @@ def sign_shares(rows: Tensor) -> Tensor:
         >>> sign_shares(torch.tensor([[1.0, 2.0, 0.0, -3.0]]))
         tensor([[0.5000, 0.2500, 0.2500]], dtype=torch.float64)
     """
-    counts = torch.stack([(rows > 0).sum(1), (rows == 0).sum(1), (rows < 0).sum(1)], 1)
-    return counts.double() / rows.shape[1]
+    # Row by row: a sum over truth values first turns each of them into a whole number of eight bytes.
+    counts = [torch.stack([mask.count_nonzero() for mask in (row > 0, row == 0, row < 0)]) for row in rows]
+    return torch.stack(counts).double() / rows.shape[1]
 
 
 class SignGuard(VectorAggregator):
