@@ -3,9 +3,9 @@
     python benchmarks/aggregators.py [--quick] [--only RULE] [--out benchmarks/results/aggregators.json]
 
 20 clients, float32, two threads. Where byzfl has the same rule its own class is the peer, and the results are compared
-before they are timed. FedSECA has no published peer: it is set against a plain transcription of its steps, and against
-``torch.median`` over the same matrix, which is one of those steps. Floors are the bytes that a rule cannot help reading
-and writing, at the measured speed of copying memory.
+before they are timed; where it has not, a plain transcription in torch of the rule's steps is. FedSECA has no published
+peer: it is set against such a transcription, and against ``torch.median`` over the same matrix, which is one of those
+steps. Floors are the bytes that a rule cannot help reading and writing, at the measured speed of copying memory.
 """
 
 import argparse
@@ -17,7 +17,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedseca.aggregators import CenteredClipping, CoordinateMedian, FedAvg, FedSECA, Krum, TrimmedMean
+from fedseca.aggregators import (
+    DOS,
+    RFA,
+    TIES,
+    Bulyan,
+    CenteredClipping,
+    CoordinateMedian,
+    DnC,
+    FedAvg,
+    FedNGA,
+    FedSECA,
+    FLDetector,
+    FLTrust,
+    HuberMean,
+    Krum,
+    MeaMed,
+    MoNNA,
+    RandomBucketClipping,
+    SequentialBucketClipping,
+    SignGuard,
+    SignSGD,
+    TrimmedMean,
+)
+from fedseca.pre_aggregation import NNM, Bucketing, StaticClipping
 from paired import as_dict, compare, machine, peak_growth, table, write
 
 CLIENTS = 20
@@ -43,6 +66,110 @@ def naive_fedseca(g: Tensor, gamma: float = 0.9) -> Tensor:
     return (x * aligned).sum(0) / aligned.sum(0).clamp(min=1)
 
 
+def naive_huber(g: Tensor, threshold: float, iterations: int = 100, tolerance: float = 1e-3) -> Tensor:
+    """Every step over the whole matrix."""
+    c = torch.zeros_like(g[0])
+    for _ in range(iterations):
+        beta = (threshold / (g - c).norm(dim=1).clamp(min=1e-6)).clamp(max=1)
+        before, c = c, (beta[:, None] * g).sum(0) / beta.sum()
+        if (c - before).norm() < tolerance:
+            break
+    return c
+
+
+def naive_bulyan(g: Tensor, b: int) -> Tensor:
+    """Distances once, then Krum again and again, then a mean around the median by index."""
+    distances = torch.cdist(g, g).square()
+    left, chosen = list(range(len(g))), []
+    for _ in range(len(g) - 2 * b):
+        near = distances[left][:, left].sort(dim=1).values[:, : max(len(left) - b - 1, 2)]
+        chosen.append(left.pop(int(near.sum(1).argmin())))
+    rows = g[chosen]
+    away = (rows - rows.median(dim=0).values).abs()
+    return rows.gather(0, away.topk(len(rows) - 2 * b, dim=0, largest=False).indices).mean(0)
+
+
+def naive_distances(g: Tensor) -> tuple[Tensor, Tensor]:
+    """The two tables of DOS, a client at a time."""
+    euclidean = torch.stack([(g - row).norm(dim=1) for row in g])
+    cosine = torch.stack([1 - torch.nn.functional.cosine_similarity(g, row[None], dim=1) for row in g])
+    return euclidean, cosine
+
+
+def naive_copod(table: Tensor) -> Tensor:
+    """Tail probabilities by comparing all pairs."""
+    left = -((table[:, None] >= table).double().mean(1)).log()
+    right = -((table[:, None] <= table).double().mean(1)).log()
+    skew = (table - table.mean(0)).pow(3).sum(0)
+    tail = torch.where(skew < 0, left, right)
+    return torch.maximum(tail, (left + right) / 2).sum(1)
+
+
+def naive_dos(g: Tensor) -> Tensor:
+    """Scores of both tables, then the weighted sum over a weighted copy."""
+    euclidean, cosine = naive_distances(g)
+    weights = torch.softmax(-naive_copod(euclidean) - naive_copod(cosine), 0)
+    return (weights[:, None].float() * g).sum(0)
+
+
+def naive_ties(g: Tensor, gamma: float) -> Tensor:
+    """One library call per step."""
+    thresholds = np.quantile(g.abs().numpy(), gamma, axis=1)
+    x = torch.where(g.abs() < torch.from_numpy(thresholds)[:, None], 0.0, g)
+    aligned = x * x.sum(0).sign() > 0
+    return (x * aligned).sum(0) / aligned.sum(0).clamp(min=1)
+
+
+def naive_dnc(g: Tensor, b: int) -> Tensor:
+    """A singular value decomposition of the sampled columns."""
+    rows = g[:, torch.randperm(g.shape[1])[:10_000]]
+    centred = rows - rows.mean(0)
+    scores = (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]).square()
+    return g[scores.argsort()[: len(g) - b]].mean(0)
+
+
+def naive_sign_guard(g: Tensor) -> Tensor:
+    """Without its clustering, which costs nothing for 20 clients: norms, shares of signs, clipped mean."""
+    norms = g.norm(dim=1)
+    rows = g[:, torch.randperm(g.shape[1])[: g.shape[1] // 10]]
+    torch.stack([(rows > 0).float().mean(1), (rows == 0).float().mean(1), (rows < 0).float().mean(1)])
+    return (g * (norms.median() / norms).clamp(max=1)[:, None]).mean(0)
+
+
+def naive_fltrust(g: Tensor, reference: Tensor) -> Tensor:
+    """Cosines, then scaled copies of the uploads."""
+    trust = torch.nn.functional.cosine_similarity(g, reference[None], dim=1).relu()
+    scaled = g * (reference.norm() / g.norm(dim=1))[:, None]
+    return (trust[:, None] * scaled).sum(0) / trust.sum()
+
+
+def byzfl_pipeline(pre: Callable[[Tensor], Tensor], rule: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """One of its steps before one of its rules."""
+    return lambda g: rule(pre(g))
+
+
+class NaiveFLDetector:
+    """Dense history matrices, a product with the Hessian per client, and a median; no clustering."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.m: list[Tensor] = []
+
+    def __call__(self, g: Tensor) -> Tensor:
+        if len(self.m) >= 2:
+            s = torch.stack(self.m[1:], 1)
+            y = torch.stack([a - b for a, b in zip(self.m[:-1], self.m[1:], strict=True)], 1)
+            sigma = (y[:, -1] @ s[:, -1]) / (s[:, -1] @ s[:, -1])
+            a = s.T @ y
+            lower = a - a.triu()
+            middle = torch.cat([torch.cat([sigma * s.T @ s, lower], 1), torch.cat([lower.T, -a.diag().diag()], 1)])
+            wide = torch.cat([sigma * s, y], 1)
+            for row in g:
+                (row - sigma * row + wide @ (torch.linalg.pinv(middle) @ (wide.T @ row))).norm()
+        self.m = [*self.m, g.median(dim=0).values][-self.window - 1 :]
+        return self.m[-1]
+
+
 class Case(NamedTuple):
     """A rule, its peer, the speed-up it promises from ``least_d`` on, and how often its floor reads the matrix."""
 
@@ -56,12 +183,14 @@ class Case(NamedTuple):
     least_d: int = 0
 
 
-def cases() -> list[Case]:
-    """Fresh rules, since some remember."""
+def cases(d: int) -> list[Case]:
+    """Fresh rules for ``d`` coordinates, since some remember."""
     import byzfl
 
     # byzfl counts a client of its own among the honest: its f is our b + 1. The scores then differ by a factor only.
     krum = byzfl.Krum(f=4)
+    reference = torch.randn(d, generator=torch.Generator().manual_seed(1)) * 0.01
+    fltrust, clipping = FLTrust(), byzfl.Clipping(c=2.0)
     same_call = 1 / 1.10
     return [
         Case("FedAvg", "byzfl.Average", FedAvg(), byzfl.Average(), same_call, 1),
@@ -71,6 +200,59 @@ def cases() -> list[Case]:
         Case("TrimmedMean(b=1)", "byzfl.TrMean", TrimmedMean(b=1), byzfl.TrMean(f=1), 1, 1),
         Case("Krum(b=3)", "byzfl.Krum", Krum(b=3, squared=True), krum, 1, 1),
         Case("CenteredClipping", "byzfl.CenteredClipping", CenteredClipping(), byzfl.CenteredClipping(L=3), 1, 6),
+        Case("Krum(b=3, m=16)", "byzfl.MultiKrum", Krum(b=3, m=16, squared=True), byzfl.MultiKrum(f=4), 1, 2),
+        Case("RFA", "byzfl.GeometricMedian", RFA(nu=0.1, space="updates"), byzfl.GeometricMedian(nu=0.1, T=3), 1, 4),
+        Case(
+            "HuberMean",
+            "naive Huber",
+            HuberMean(0.01 * d**0.5, space="updates", tolerance=1e-6 * d**0.5),
+            lambda g: naive_huber(g, 0.01 * d**0.5, tolerance=1e-6 * d**0.5),
+            1,
+            4,
+        ),
+        Case("DOS", "naive DOS", DOS(space="updates"), naive_dos, 1, 2),
+        # Of an even number of values byzfl takes the mean of the middle two for the median.
+        Case("MeaMed(b=3)", "byzfl.Meamed", MeaMed(b=3), byzfl.Meamed(f=3), 1, 1, False),
+        Case("Bulyan(b=3)", "naive Bulyan", Bulyan(b=3), lambda g: naive_bulyan(g, 3), 1, 2),
+        Case("MoNNA(b=3)", "byzfl.MoNNA", MoNNA(b=3), byzfl.MoNNA(f=3), 1, 2),
+        Case("NNM(b=3)", "byzfl.NNM", NNM(b=3), byzfl.NNM(f=3), 1, 2),
+        # byzfl clips the matrix that it is given, so it gets one of its own.
+        Case("StaticClipping", "byzfl.Clipping", StaticClipping(2.0), lambda g: clipping(g.clone()), 1, 2),
+        # Other shuffles, hence other results.
+        Case("Bucketing", "byzfl.Bucketing", Bucketing(2), byzfl.Bucketing(s=2), 1, 1, False),
+        Case(
+            "RandomBucketClipping",
+            "byzfl, two steps",
+            RandomBucketClipping(),
+            byzfl_pipeline(byzfl.Bucketing(s=2), byzfl.CenteredClipping(L=3)),
+            1,
+            4,
+            False,
+        ),
+        Case(
+            "SequentialBucketClipping",
+            "byzfl.CenteredClipping",
+            SequentialBucketClipping(),
+            byzfl.CenteredClipping(L=3),
+            1,
+            4,
+            False,
+        ),
+        Case("FedNGA", "naive FedNGA", FedNGA(), lambda g: (g / g.norm(dim=1, keepdim=True)).mean(0), 1, 2),
+        Case("TIES", "naive TIES", TIES(), lambda g: naive_ties(g, 0.9), 1, 2),
+        Case("SignSGD", "naive signSGD", SignSGD(), lambda g: g.sign().sum(0).sign() * 1e-3, 1, 1),
+        # The naive ones draw other coordinates, or do less.
+        Case("DnC(b=3)", "naive DnC", DnC(b=3), lambda g: naive_dnc(g, 3), 1, 1, False),
+        Case("SignGuard", "naive SignGuard", SignGuard(), naive_sign_guard, 1, 2, False),
+        Case(
+            "FLTrust",
+            "naive FLTrust",
+            lambda g: fltrust(g, reference=reference),
+            lambda g: naive_fltrust(g, reference),
+            1,
+            2,
+        ),
+        Case("FLDetector(window=3)", "naive FLDetector", FLDetector(window=3), NaiveFLDetector(3), 1, 3, False),
         Case("FedSECA", "torch.median", FedSECA(beta=0.0), lambda g: g.median(dim=0).values, 1, 2, False),
         Case("FedSECA", "naive FedSECA", FedSECA(beta=0.0), naive_fedseca, 10, 2, least_d=1_000_000),
     ]
@@ -117,7 +299,7 @@ def main() -> None:
     results = []
     for d in (100_000,) if options.quick else (100_000, 1_000_000, 10_000_000):
         g = updates(d)
-        for case in (case for case in cases() if case.rule.startswith(options.only)):
+        for case in (case for case in cases(d) if case.rule.startswith(options.only)):
             results.append(measure(case, g, 3 if options.quick else 21, bandwidth))
             print(f"{case.rule} against {case.peer} at {d:.0e}: {results[-1]['speedup']:.2f}", flush=True)
     header = ["rule", "d", "ours ms", "peer", "peer ms", "speed-up", "95 %", "promised", "x floor", "extra/input"]

@@ -4,7 +4,7 @@ Reductions are cut at fixed blocks of :data:`BLOCK` coordinates and added up in 
 Where a rule cuts its own coordinate-wise work is therefore free: it cannot change a bit of the result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -114,7 +114,67 @@ def gram(updates: Tensor) -> Tensor:
     return _sum_over_blocks(block_gram, updates, (k, k))
 
 
-def squared_distances(updates: Tensor, near: float = 1e-6) -> Tensor:
+def inner_products(updates: Tensor, vector: Tensor) -> Tensor:
+    r""":math:`\langle g_k, v \rangle` of every row, multiplied and added in float64.
+
+    Args:
+        updates: ``(K, d)`` floating point.
+        vector: ``(d,)``.
+
+    Returns:
+        ``(K,)`` float64.
+
+    Example:
+        >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
+        tensor([4., 5.], dtype=torch.float64)
+    """
+    k = len(updates)
+    total = torch.zeros(k, dtype=torch.float64, device=updates.device)
+    if updates.device.type != "cpu":
+        for columns in slices(updates.shape[1], BLOCK):
+            total += updates[:, columns].double() @ vector[columns].double()
+        return total
+    rows, other = torch.zeros(k, BLOCK, dtype=torch.float64), torch.zeros(BLOCK, dtype=torch.float64)
+    narrow, across = rows.numpy().reshape(k, -1, NARROW).swapaxes(0, 1), other.numpy().reshape(-1, NARROW, 1)
+    for columns in slices(updates.shape[1], BLOCK):
+        width = columns.stop - columns.start
+        if width < BLOCK:
+            rows.zero_()
+            other.zero_()
+        rows[:, :width] = updates[:, columns]
+        other[:width] = vector[columns]
+        # Rows that are not finite are the caller's to find.
+        with np.errstate(invalid="ignore"):
+            total += torch.from_numpy((narrow @ across).sum(0)[:, 0])
+    return total
+
+
+def combinations(coefficients: Tensor, updates: Tensor, kept: Sequence[int]) -> Tensor:
+    r"""Linear combinations of rows, :math:`\sum_k c_{ik}\, g_k`.
+
+    Args:
+        coefficients: ``(M, K')``, one column for each row that is used.
+        updates: ``(K, d)`` floating point; read only.
+        kept: The ``K'`` rows to use, in ascending order; the others are not looked at, finite or not.
+
+    Returns:
+        ``(M, d)`` of the type of ``updates``.
+
+    Example:
+        >>> updates = torch.tensor([[1.0, 2.0], [3.0, -1.0], [float("nan"), 0.0]])
+        >>> combinations(torch.tensor([[0.5, 0.5]]), updates, kept=[0, 1])
+        tensor([[2.0000, 0.5000]])
+    """
+    coefficients = coefficients.to(updates)
+    if len(kept) == len(updates):
+        return coefficients @ updates
+    out = updates.new_empty(len(coefficients), updates.shape[1])
+    for columns in slices(updates.shape[1], BLOCK):
+        out[:, columns] = coefficients @ updates[kept, columns]
+    return out
+
+
+def squared_distances(updates: Tensor, near: float = 1e-6, products: Tensor | None = None) -> Tensor:
     r""":math:`\|g_k - g_l\|_2^2` of all pairs of rows, in float64.
 
     Computed as :math:`\|g_k\|^2 + \|g_l\|^2 - 2\langle g_k, g_l\rangle`. Where that loses too many digits, namely where
@@ -124,6 +184,7 @@ def squared_distances(updates: Tensor, near: float = 1e-6) -> Tensor:
     Args:
         updates: ``(K, d)`` floating point. A row that is not finite spoils only its own distances, to itself included.
         near: Fraction of the squared norms below which a pair counts as near.
+        products: What :func:`gram` returned for these rows, if it is known already.
 
     Returns:
         ``(K, K)`` float64, symmetric, zero diagonal (NaN where a row is not finite).
@@ -133,7 +194,7 @@ def squared_distances(updates: Tensor, near: float = 1e-6) -> Tensor:
         tensor([[ 0., 25.],
                 [25.,  0.]], dtype=torch.float64)
     """
-    products = gram(updates)
+    products = gram(updates) if products is None else products
     norms = products.diagonal()
     sums = norms[:, None] + norms
     squared = sums - 2 * products

@@ -113,6 +113,19 @@ class CenteredClipping(VectorAggregator):
         """Allocate the centre at 0."""
         self.center = torch.zeros(d, device=device)
 
+    def start(self, updates: Tensor) -> Tensor:
+        """The last update, or zero before the first round.
+
+        Raises:
+            UsageError: The length of the vectors changed.
+        """
+        center = torch.zeros_like(updates[0]) if self.center is None else self.center.to(updates)
+        if center.shape != updates.shape[1:]:
+            raise UsageError(
+                f"{type(self).__name__}: updates must have {len(center)} coordinates as before, got {updates.shape[1]}"
+            )
+        return center
+
     def combine(
         self,
         updates: Tensor,
@@ -123,11 +136,7 @@ class CenteredClipping(VectorAggregator):
         round: int,
         reference: Tensor | None,
     ) -> Tensor:
-        center = torch.zeros_like(updates[0]) if self.center is None else self.center.to(updates)
-        if center.shape != updates.shape[1:]:
-            raise UsageError(
-                f"CenteredClipping: updates must have {len(center)} coordinates as before, got {updates.shape[1]}"
-            )
+        center = self.start(updates)
         distances = distances_from(center, updates)
         kept = finite_clients(distances, "CenteredClipping")
         rows, distances = [updates[k] for k in kept], distances[kept]

@@ -1,0 +1,42 @@
+"""Rules that need more of the engine than a matrix: the global model, a memory by client id, rules inside rules."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedseca.cli import main
+
+TINY = [
+    *("--model.network.width", "2", "--data.fraction", "0.1", "--data.batch_size", "16"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "3"),
+]
+NNM = '[{"class_path": "fedseca.pre_aggregation.NNM", "init_args": {"b": 1}}]'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["RFA"],
+        ["DOS"],
+        ["FLDetector", "--model.aggregator.faithful", "true"],
+        ["SequentialBucketClipping"],
+        ["PreAggregated", "--model.aggregator.pre", NNM, "--model.aggregator.rule", "fedseca.aggregators.MeaMed"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_rules_with_needs_of_their_own_train(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *TINY, "--model.aggregator", *words, "--run.name", "rule"])
+    results = json.loads((tmp_path / "runs" / "fedseca" / "rule" / "version_0" / "results.json").read_text())
+    assert 0 <= results["metrics"]["test/accuracy"] <= 1
+
+
+def test_a_rule_that_needs_clean_data_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *TINY, "--model.aggregator", "FLTrust"])
+    assert stopped.value.code == 2
+    assert "FLTrust needs a reference update computed on clean data, got none" in capsys.readouterr().err
