@@ -4,7 +4,7 @@ Reductions are cut at fixed blocks of :data:`BLOCK` coordinates and added up in 
 Where a rule cuts its own coordinate-wise work is therefore free: it cannot change a bit of the result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -80,6 +80,27 @@ def squared_norms(updates: Tensor) -> Tensor:
         return torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in x]).square_()
 
     return _sum_over_blocks(block_norms, updates, updates.shape[:1])
+
+
+def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
+    r""":math:`\langle g_k, v \rangle` of every row with one vector, multiplied and added in float64.
+
+    Args:
+        rows: K vectors of ``d`` numbers.
+        vector: ``(d,)``.
+
+    Returns:
+        ``(K,)`` float64.
+
+    Example:
+        >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
+        tensor([4., 5.], dtype=torch.float64)
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
+    for columns in slices(len(vector), BLOCK):
+        here = vector[columns].double()
+        total += torch.stack([row[columns].double() @ here for row in rows])
+    return total
 
 
 def gram(updates: Tensor) -> Tensor:
