@@ -1,4 +1,4 @@
-"""Scale, Fang, MinMax and MinSum, the released constant, the tailored search, Random: formulas, oracles, known traps."""
+"""Scale, Fang, MinMax and MinSum, the released constant, the tailored search, Random: formulas, oracles, traps."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -235,16 +235,32 @@ def test_the_server_never_notices_the_tailored_search() -> None:
 
 
 @pytest.mark.parametrize("rule", [FedSECA, CenteredClipping])
-def test_momentum_counts_in_the_trials_and_stays(rule: Callable[[], VectorAggregator]) -> None:
+def test_momentum_stays(rule: Callable[[], VectorAggregator]) -> None:
     g, server = normal(5, 20), rule()
     server.setup(20)
     server(normal(5, 20, seed=4))
     before = {name: tensor.clone() for name, tensor in server.state_dict().items()}
-    aged = craft(AGRTailored(), g, [3, 4], aggregator=server)
+    craft(AGRTailored(), g, [3, 4], aggregator=server)
     assert all(torch.equal(tensor, before[name]) for name, tensor in server.state_dict().items())
-    fresh = rule()
-    fresh.setup(20)
-    assert not torch.equal(craft(AGRTailored(), g, [3, 4], aggregator=fresh), aged)
+
+
+class Suspicious(VectorAggregator):
+    """Averages with the last client only while it is no farther out than remembered."""
+
+    def __init__(self, remembered: float) -> None:
+        super().__init__()
+        self.register_buffer("reach", torch.tensor(remembered))
+
+    def combine(self, updates: Tensor, **context: Any) -> Tensor:
+        trusted = updates[-1].norm() <= self.reach
+        self.reach /= 2  # a trial that saw the state of another trial would give other answers
+        return updates.mean(0) if trusted else updates[:-1].mean(0)
+
+
+@pytest.mark.parametrize("reach", [3.0, 30.0])
+def test_every_trial_starts_from_the_state_of_the_server(reach: float) -> None:
+    g = normal(5, 20) * 0.1 + 1
+    assert 0.98 * reach < float(craft(AGRTailored(tol=1e-3), g, [4], aggregator=Suspicious(reach)).norm()) <= reach
 
 
 # ---------------------------------------------------------------------- Random

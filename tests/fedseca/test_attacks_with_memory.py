@@ -166,7 +166,7 @@ def test_at_a_right_angle_the_first_push_is_orthogonal_to_the_mean(seed: int) ->
 def test_a_federation_that_stands_still_is_pushed_along_all_ones() -> None:
     crafted = craft(ROP(jitter=0.0), torch.zeros(3, 4), torch.zeros(4), [2])
     assert crafted.tolist() == [[0.25] * 4]
-    assert turned(torch.ones(4), 90.0).norm() < 1e-4 or torch.isfinite(turned(torch.ones(4), 90.0)).all()
+    assert torch.isfinite(turned(torch.ones(4), 90.0)).all()
 
 
 # ---------------------------------------------------------------------- checkpoints

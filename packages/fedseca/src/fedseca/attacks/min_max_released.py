@@ -11,7 +11,7 @@ from shared.federated.attack import Attack
 
 
 class MinMaxSumReleased(Attack):
-    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma\, \mathrm{mean}/\|\mathrm{mean}\|` with a constant of 15.
+    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma\, \mathrm{mean}/\|\mathrm{mean}\|`, always.
 
     The program that FedSECA was compared with means to search the :math:`\gamma` with which the server's rule errs
     most, but never remembers its best value: every trial succeeds, and 10, 12.5, 13.75 … ends at 15 less 2e-5. To
@@ -19,7 +19,7 @@ class MinMaxSumReleased(Attack):
     :class:`~fedseca.attacks.agr_tailored.AGRTailored`.
 
     Args:
-        gamma: The length of the step.
+        gamma: :math:`\gamma`, the length of the step.
         benign_set: ``all`` clients, the hostile ones trained honestly included, or only the ``honest``.
 
     Raises:
