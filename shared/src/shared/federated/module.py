@@ -226,7 +226,8 @@ class FederatedModule(LightningModule):
         batches = limit if isinstance(limit, int) else int(limit * len(loader))
         if batches == 0:
             return {}
-        metrics, training = self.local.metrics, self.local.training
+        # A copy, since whoever asks after the run wants to find the scores of the last validation in the original.
+        metrics, training = self.local.metrics.clone(), self.local.training
         metrics.reset()
         self.local.eval()
         for batch in islice(loader, batches):
