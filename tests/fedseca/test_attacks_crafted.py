@@ -12,13 +12,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedseca.aggregators import CenteredClipping, CoordinateMedian, FedAvg, FedSECA, Krum, TrimmedMean
-from fedseca.attacks import ALIE, IPM, ROP, AGRTailored, Fang, Mimic, MinMax, MinMaxSumReleased, MinSum, Random, Scale
+from fedseca.attacks import (
+    ALIE,
+    IPM,
+    ROP,
+    AGRTailored,
+    Fang,
+    LabelFlip,
+    Mimic,
+    MinMax,
+    MinMaxSumReleased,
+    MinSum,
+    Random,
+    Scale,
+)
 from fedseca.attacks.agr_tailored import highest
 from fedseca.attacks.min_max import halving_search
 from fedseca.attacks.perturbation import perturbation_of
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
+from shared.federated.vectors import VectorLayout
 
 OMNISCIENT: dict[str, Callable[[], Attack]] = {
     "Scale": Scale,
@@ -56,6 +70,23 @@ def test_scale_multiplies_the_uploaded_weights() -> None:
     uploads = origin - craft(Scale(), g, [3, 4], origin=origin)
     torch.testing.assert_close(uploads, 10 * (origin - g[[3, 4]]))
     torch.testing.assert_close(craft(Scale(on="update"), g, [3, 4], origin=None), 10 * g[[3, 4]])
+
+
+def test_scaled_weights_leave_integer_counters_alone() -> None:
+    """The released program turns BatchNorm's step counters into floating point numbers, ten times too large."""
+    norm = torch.nn.BatchNorm1d(3)
+    norm(normal(4, 3))
+    state = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    layout = VectorLayout(state)
+    origin = torch.zeros(layout.size)
+    layout.write(origin - craft(Scale(), -layout.flatten(state)[None], [0], origin=origin)[0], state)
+    assert state["num_batches_tracked"].dtype == torch.int64
+    assert int(state["num_batches_tracked"]) == 1
+    torch.testing.assert_close(state["running_var"], 10 * norm.running_var)
+
+
+def test_a_flipped_label_may_be_a_class_without_images() -> None:
+    assert LabelFlip().poison((None, torch.tensor([0, 7])), num_classes=9)[1].tolist() == [8, 1]
 
 
 # ---------------------------------------------------------------------- Fang
@@ -351,3 +382,15 @@ def test_the_order_of_honest_clients_does_not_matter(name: str, seed: int, order
 def test_wrong_use_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in OMNISCIENT if name != "Random"])
+def test_an_accelerator_gives_the_same_uploads(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an accelerator")
+    g, origin = normal(7, 70_000), normal(1, 70_000, seed=9)[0]
+    here = craft(OMNISCIENT[name](), g, [3, 4], origin=origin)
+    attack = OMNISCIENT[name]().cuda()
+    there = craft(attack, g.cuda(), [3, 4], origin=origin.cuda())
+    torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=1e-5)

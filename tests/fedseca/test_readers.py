@@ -13,9 +13,9 @@ from fedseca.blobs import Blobs, smoothed
 from fedseca.cifar10 import Cifar10, read_batch
 from fedseca.color_constancy import shades_of_grey
 from fedseca.data import FederatedImages
-from fedseca.eurosat import EuroSat
+from fedseca.eurosat import EuroSat, write_tables
 from fedseca.isic2019 import FedIsic2019, prepare_isic2019
-from shared.data.class_partition import MergedShards
+from shared.data.class_partition import MergedShards, WholeClasses
 from shared.data.labelled_images import LabelledImages
 from shared.data.partition import IID, ByColumn
 from shared.errors import UsageError
@@ -240,6 +240,22 @@ def test_the_tables_of_eurosat_win(eurosat: Path) -> None:
     assert sets.train.class_names[9] == "SeaLake"
     data = FederatedImages(EuroSat(eurosat), clients=7, partition=ByColumn())
     assert [sum(counts) for counts in data.describe()["clients"].values()] == [2] * 7
+
+
+def test_a_drawn_split_is_recorded_and_read_back(eurosat: Path) -> None:
+    drawn = EuroSat(eurosat).load()
+    write_tables(eurosat, clients=5, partition=WholeClasses())
+    assert (eurosat / "eurosat_train_data_noval.csv").read_text().startswith("filename,target,center,fold\nAnnualCrop/")
+    recorded = EuroSat(eurosat).load()
+    for one, other in ((drawn.train, recorded.train), (drawn.test, recorded.test)):
+        assert one is not None
+        assert other is not None
+        assert one.files == other.files
+        assert one.labels.tolist() == other.labels.tolist()
+    data = FederatedImages(EuroSat(eurosat), clients=5, partition=ByColumn())
+    assert data.describe()["clients"]["3"] == [0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
+    with pytest.raises(UsageError, match=r"must not hold eurosat_train_data_noval.csv yet, .* a record is never"):
+        write_tables(eurosat)
 
 
 def test_a_folder_without_eurosat_is_told(tmp_path: Path) -> None:
