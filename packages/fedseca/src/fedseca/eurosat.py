@@ -34,9 +34,8 @@ class EuroSat(Source):
 
     With ``eurosat_train_data_noval.csv`` and ``eurosat_test_data.csv`` beside that folder (columns ``filename``,
     relative to it, ``target, center, fold``) the sets and the centres are theirs; :func:`write_tables` makes such
-    tables. Without them a share of every class
-    is held out for testing, drawn with ``seed``: equal files and arguments give equal sets, and the arguments stand
-    in the run's ``config.yaml``.
+    tables. Without them a share of every class is held out for testing, drawn with ``seed``: equal files and arguments
+    give equal sets, and the arguments stand in the run's ``config.yaml``.
 
     Source: Helber, Bischke, Dengel, Borth, "EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land
     Cover Classification", IEEE JSTARS, 2019.

@@ -46,13 +46,13 @@ def highest(height: Callable[[float], float], limit: float, tol: float) -> float
 
 
 class AGRTailored(Attack):
-    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma p`, with the :math:`\gamma` that misleads it most.
+    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma p`, as far as it misleads the server most.
 
     :math:`\gamma` maximises :math:`\|\mathrm{mean} - \mathrm{AGG}(g_1, \dots, g_{byz}, \dots)\|_2`, where every hostile
     row is replaced, by :func:`highest`. Each trial runs a fresh deep copy of the server's rule, with its momentum and
     history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round.
 
-    Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine", NDSS 2021, Eq. 6, for any rule.
+    Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine", NDSS 2021, here for any rule.
 
     Args:
         perturbation: p, see :func:`~fedseca.attacks.perturbation.perturbation_of`.

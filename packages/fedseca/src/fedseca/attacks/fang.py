@@ -18,7 +18,7 @@ class Fang(Attack):
     :math:`S^j = 1` where the mean is negative. The step is absolute, and large against most updates.
 
     Source: Fang, Cao, Jia, Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning", USENIX
-    Security 2020, section 4, in the form of the program that FedSECA was compared with.
+    Security 2020, in the form of the program that FedSECA was compared with.
 
     Args:
         lam: :math:`\lambda`.

@@ -57,8 +57,8 @@ class Mimic(Attack):
     of the last of these rounds is kept. In a round without the target, the honest client with the largest product
     stands for it. Ties go to the lowest client id. Only honest clients count, and nothing is added to their upload.
 
-    Source: Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR 2022,
-    section 3.2 and appendix; ``elementwise`` on weights follows the program that FedSECA was compared with.
+    Source: Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR
+    2022; ``elementwise`` on weights follows the program that FedSECA was compared with.
 
     Args:
         warm_up: Rounds before the target is kept.

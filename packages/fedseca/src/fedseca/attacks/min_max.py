@@ -93,7 +93,7 @@ class MinMax(Attack):
     twice ``start``. The server's rule need not be known.
 
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for
-    Federated Learning", NDSS 2021, Eq. 7.
+    Federated Learning", NDSS 2021.
 
     Args:
         perturbation: p, see :func:`~fedseca.attacks.perturbation.perturbation_of`.
@@ -163,7 +163,7 @@ class MinSum(MinMax):
     :math:`\sum_i \|g_{byz} - g_i\|^2 \le \max_i \sum_j \|g_i - g_j\|^2`. The paper's own program takes the smallest of
     the K sums on the right instead, ``limit="min"``.
 
-    Source: Shejwalkar, Houmansadr, NDSS 2021, Eq. 8.
+    Source: as :class:`MinMax`.
 
     Args:
         perturbation: As in :class:`MinMax`.

@@ -11,11 +11,11 @@ from shared.federated.attack import Attack
 
 
 class MinMaxSumReleased(Attack):
-    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma\, \mathrm{mean}/\|\mathrm{mean}\|`, always.
+    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma\, \mathrm{mean}/\|\mathrm{mean}\|`.
 
-    The program that FedSECA was compared with means to search the :math:`\gamma` with which the server's rule errs
-    most, but never remembers its best value: every trial succeeds, and 10, 12.5, 13.75 … ends at 15 less 2e-5. To
-    compare with numbers from that program, take this; for the search itself,
+    Here :math:`\gamma` is a constant, 15. The program that FedSECA was compared with means to search the
+    :math:`\gamma` with which the server's rule errs most, but never remembers its best value: every trial succeeds, and
+    10, 12.5, 13.75 … ends at 15 less 2e-5. To compare with numbers from that program, take this; for the search itself,
     :class:`~fedseca.attacks.agr_tailored.AGRTailored`.
 
     Args:

@@ -21,7 +21,7 @@ class Scale(Attack):
     :math:`W - f (W - g_k)`; with ``on="update"`` it is the pseudo-gradient itself, :math:`f g_k`. Running statistics
     that stand in the vector grow too; integer counters do not stand in it and keep value and type.
 
-    Source: Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, section 4.2, for updates; the
+    Source: Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020, for updates; the
     program that FedSECA was compared with scales weights.
 
     Args:
