@@ -1,5 +1,6 @@
 """What every test relies on: no network, no display, steady threads, and the real data packs where they exist."""
 
+import csv
 import ipaddress
 import os
 import socket
@@ -7,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Set before any library is imported: most of them read these names once, at import.
 os.environ.update(
@@ -78,3 +81,82 @@ def data_pack() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+# ---------------------------------------------------------------------- public archives, small
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+EUROSAT_CLASSES = (
+    *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
+    *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
+)
+
+
+def _pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(count, height, width, 3), dtype=np.uint8)
+
+
+def _write_table(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _write_pictures(folder: Path, names: list[str], pictures: np.ndarray) -> None:
+    for name, picture in zip(names, pictures, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / name)
+
+
+@pytest.fixture
+def cifar10_binary(tmp_path: Path) -> Path:
+    """20 pictures as the authors' binary version has them: ten to train, in five files, and ten to test."""
+    root = tmp_path / "cifar10"
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    planes = _pictures(20, 32, 32).transpose(0, 3, 1, 2).reshape(20, -1)
+    rows = np.concatenate([(np.arange(20) % 10).astype(np.uint8)[:, None], planes], axis=1)
+    for number in range(5):
+        rows[2 * number : 2 * number + 2].tofile(folder / f"data_batch_{number + 1}.bin")
+    rows[10:].tofile(folder / "test_batch.bin")
+    (folder / "batches.meta.txt").write_text("\n".join(CIFAR10_CLASSES) + "\n\n")
+    return root
+
+
+@pytest.fixture
+def cifar10_table(tmp_path: Path) -> Path:
+    """20 pictures as the authors of FedSECA export them: 12 to train, two of them for validation, and eight to test."""
+    root = tmp_path / "cifar10-table"
+    pictures, header = _pictures(20, 32, 32), ["filename", "image_id", "label", "fold", "x_alpha_id", "y_alpha_id"]
+    rows = [[f"{i}.png", i, i % 10, "valid" if i % 6 == 5 else "train", i % 100, (7 * i + 3) % 100] for i in range(20)]
+    _write_pictures(root / "train_images", [row[0] for row in rows[:12]], pictures[:12])
+    _write_pictures(root / "test_images", [row[0] for row in rows[12:]], pictures[12:])
+    _write_table(root / "cifar10_train_data.csv", header, rows[:12])
+    _write_table(root / "cifar10_test_data.csv", header[:3], [row[:3] for row in rows[12:]])
+    return root
+
+
+@pytest.fixture
+def isic2019(tmp_path: Path) -> Path:
+    """20 pictures of six centres in FLamby's layout, and the two tables of the authors of FedSECA beside it."""
+    root = tmp_path / "isic2019"
+    classes = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK"]
+    rows: list[list[Any]] = []
+    for i in range(20):
+        target, center, fold = i % 8, i % 6, "train" if i < 13 else "test"
+        onehot = [float(target == c) for c in range(9)]
+        rows.append([f"ISIC_{i:07d}", *onehot, target, center, fold, f"{fold}_{center}"])
+    names = [f"{row[0]}.jpg" for row in rows]
+    folder = root / "ISIC_2019_Training_Input_preprocessed"
+    _write_pictures(folder, names[:10], _pictures(10, 224, 300))
+    _write_pictures(folder, names[10:], _pictures(10, 298, 224, seed=1))
+    _write_table(root / "train_test_split", ["image", *classes, "target", "center", "fold", "fold2"], rows)
+    return root
+
+
+@pytest.fixture
+def eurosat(tmp_path: Path) -> Path:
+    """20 pictures, two of each class."""
+    root = tmp_path / "eurosat"
+    names = [f"{name}/{name}_{n}.jpg" for name in EUROSAT_CLASSES for n in (1, 2)]
+    _write_pictures(root / "EuroSAT_RGB", names, _pictures(20, 64, 64))
+    return root

@@ -133,11 +133,42 @@ def test_predict_gives_probabilities(empty_folder: Path) -> None:
         assert scores[row["predicted"]] == max(scores.values())
 
 
+# Recipes on data that the user has: the fixture that writes 20 pictures of it, and a division that so few can bear.
+ON_OWN_DATA = {
+    "cifar10_resnet18": ("cifar10_binary", ["--data.partition", "WholeClasses"]),
+    "isic2019_convnext": ("isic2019", ["--model.network.name", "test_convnext"]),
+    "eurosat_deit": (
+        "eurosat",
+        ["--data.partition", "WholeClasses", "--data.clients", "5", "--model.network.name", "deit_tiny_patch16_224"],
+    ),
+}
+
+
 @pytest.mark.parametrize("config", config_names("fedseca"))
-def test_every_shipped_config_runs(config: str, empty_folder: Path) -> None:
-    small = ["--data.fraction", "0.05", "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
-    main(["fit", "--config", config, *small])
+def test_every_shipped_config_runs(config: str, empty_folder: Path, request: pytest.FixtureRequest) -> None:
+    small = ["--data.fraction", "0.05"]
+    if config in ON_OWN_DATA:
+        archive, words = ON_OWN_DATA[config]
+        small = ["--data.source.root", str(request.getfixturevalue(archive)), *words]
+    main(["fit", "--config", config, *small, "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"])
     assert not (empty_folder / "runs").exists()
+
+
+@pytest.mark.parametrize("config", ON_OWN_DATA)
+def test_a_recipe_asks_for_its_data(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.source.root is required by" in refusal(capsys, "fit", "--config", config)
+
+
+def test_a_recipe_divides_by_the_columns_of_its_tables(cifar10_table: Path, empty_folder: Path) -> None:
+    words = ["--data.source.root", str(cifar10_table), "--data.partition", "MergedShards", "--data.clients", "2"]
+    small = ["--model.network", "SmallCNN", "--data.image_size", "32", "--model.byzantine", "[]", *TINY[-4:]]
+    main(["fit", "--config", "cifar10_resnet18", *words, *small, "--trainer.max_epochs", "2"])
+    run = empty_folder / "runs" / "fedseca" / "cifar10_resnet18" / "version_0"
+    results = json.loads((run / "results.json").read_text())
+    assert results["data"]["partition"] == "MergedShards(column='y_alpha_id', shards=100, min_size=2)"
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1]["val/macro_f1_round_start"] == rows[0]["val/macro_f1"]
 
 
 def test_a_saved_config_repeats_the_run(empty_folder: Path) -> None:
@@ -161,6 +192,22 @@ def test_shipped_then_file_then_flag(empty_folder: Path) -> None:
 @pytest.mark.parametrize("attack", ["NoAttack", "LabelFlip", "ALIE", "IPM", "SignFlip"])
 def test_every_rule_runs_under_every_attack(rule: str, attack: str, empty_folder: Path) -> None:
     fit("--model.aggregator", rule, "--model.attack", attack, "--trainer.fast_dev_run", "1")
+
+
+@pytest.mark.parametrize(
+    "attack", ["Scale", "Fang", "Mimic", "MinMax", "MinSum", "MinMaxSumReleased", "AGRTailored", "ROP", "Random"]
+)
+def test_the_server_meets_every_other_attack(attack: str, empty_folder: Path) -> None:
+    fit("--model.attack", attack, "--trainer.fast_dev_run", "1")
+
+
+@pytest.mark.parametrize("attack", ["Mimic", "ROP"])
+def test_an_attack_remembers_through_a_resume(attack: str, empty_folder: Path) -> None:
+    fit("--model.attack", attack, "--trainer.max_epochs", "4", "--run.name", "whole")
+    fit("--model.attack", attack, "--trainer.max_epochs", "2", "--run.name", "cut")
+    main(["fit", "--run.name", "cut", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
+    runs = empty_folder / "runs" / "fedseca"
+    assert_same_weights(runs / "whole" / "version_0", runs / "cut" / "version_0")
 
 
 def test_fedseca_survives_what_averaging_does_not(empty_folder: Path) -> None:

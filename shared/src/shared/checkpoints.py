@@ -84,7 +84,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_tensors(path: Path, option: str) -> dict[str, Tensor]:
-    """Named tensors of a ``.safetensors`` file, or the ``state_dict`` of a checkpoint.
+    """Named tensors of a ``.safetensors`` file, or the ``state_dict`` (or ``model``) of a checkpoint.
 
     Args:
         path: The file.
@@ -103,7 +103,8 @@ def load_tensors(path: Path, option: str) -> dict[str, Tensor]:
         raise UsageError(f"{option} is damaged or no weight file: {path} ({first_line(error)})") from error
     except Exception as error:  # the unpickler has an error class of its own, which pickle alone would name
         raise UsageError(f"{option} holds more than tensors and plain values: {path}") from error
-    tensors = content.get("state_dict", content)
+    # Lightning says state_dict, DeiT and many other releases say model.
+    tensors = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UsageError(f"{option} must hold named tensors, got {path}")
     return tensors

@@ -396,6 +396,69 @@ def test_centralised_regime_is_ordinary_training(make_data: Make, make_module: M
     assert trainer.callback_metrics["test/macro_f1"] > 0.9
 
 
+# ---------------------------------------------------------------------- the model that a round starts from
+
+
+class Counted(FederatedModule):
+    """Counts passes over the evaluation data outside Lightning's own."""
+
+    passes = 0
+
+    def _evaluate(self) -> dict[str, Tensor]:
+        self.passes += 1
+        return super()._evaluate()
+
+
+def series(folder: Path, name: str) -> list[float]:
+    return [value for _, value in read_metrics(folder / "metrics.csv")[name]]
+
+
+@pytest.mark.parametrize(("options", "passes"), [({}, 1), ({"check_val_every_n_epoch": 2}, 3), ({"sanity": 1}, 1)])
+def test_scores_at_the_start_of_a_round_are_those_after_the_last(
+    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path, options: dict[str, Any], passes: int
+) -> None:
+    module = make_module(kind=Counted, evaluate_round_start=True)
+    trainer = make_trainer(4, folder="run", **{k: v for k, v in options.items() if k != "sanity"})
+    trainer.num_sanity_val_steps = options.get("sanity", 0)
+    trainer.fit(module, datamodule=make_data())
+    assert module.passes == passes
+    starts = series(tmp_path / "run", "test/macro_f1_round_start")
+
+    every = make_module()  # the same federation, scored after each round
+    make_trainer(4, folder="every").fit(every, datamodule=make_data())
+    assert starts[1:] == series(tmp_path / "every", "test/macro_f1")[:-1]
+    untrained = make_module()
+    scores = make_trainer(1).validate(untrained, datamodule=make_data(), verbose=False)[0]
+    assert starts[0] == pytest.approx(scores["test/macro_f1"], abs=1e-7)
+    for (name, tensor), other in zip(module.state_dict().items(), every.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name  # looking changes nothing
+
+
+def test_scores_at_the_start_are_off_by_default_and_respect_the_limit(
+    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    make_trainer(1, folder="off").fit(make_module(), datamodule=make_data())
+    assert "test/macro_f1_round_start" not in read_metrics(tmp_path / "off" / "metrics.csv")
+    for limit, name in ((0, "none"), (1, "one"), (0.5, "half")):
+        module = make_module(evaluate_round_start=True)
+        make_trainer(1, folder=name, limit_val_batches=limit).fit(module, datamodule=make_data(eval_batch_size=10))
+        assert ("test/macro_f1_round_start" in read_metrics(tmp_path / name / "metrics.csv")) == (limit != 0)
+
+
+def test_scores_at_the_start_survive_a_resume(
+    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    make_trainer(4, folder="whole").fit(make_module(evaluate_round_start=True), datamodule=make_data())
+    make_trainer(2, folder="cut").fit(make_module(evaluate_round_start=True), datamodule=make_data())
+    make_trainer(4, folder="cut").fit(
+        make_module(evaluate_round_start=True),
+        datamodule=make_data(),
+        ckpt_path=tmp_path / "cut" / "checkpoints" / "epoch=1.ckpt",
+    )
+    name = "test/macro_f1_round_start"
+    assert series(tmp_path / "cut", name)[-2:] == series(tmp_path / "whole", name)[2:]
+
+
 # ---------------------------------------------------------------------- configuration
 
 

@@ -82,6 +82,27 @@ def squared_norms(updates: Tensor) -> Tensor:
     return _sum_over_blocks(block_norms, updates, updates.shape[:1])
 
 
+def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
+    r""":math:`\langle g_k, v \rangle` of every row with one vector, multiplied and added in float64.
+
+    Args:
+        rows: K vectors of ``d`` numbers.
+        vector: ``(d,)``.
+
+    Returns:
+        ``(K,)`` float64.
+
+    Example:
+        >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
+        tensor([4., 5.], dtype=torch.float64)
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
+    for columns in slices(len(vector), BLOCK):
+        here = vector[columns].double()
+        total += torch.stack([row[columns].double() @ here for row in rows])
+    return total
+
+
 def gram(updates: Tensor) -> Tensor:
     r"""Inner products :math:`\langle g_k, g_l \rangle` of all pairs of rows, multiplied and added in float64.
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from shared.data import csv_table, image_folder, npz  # noqa: F401  so that --data.source knows their readers
+from fedseca import blobs, cifar10, eurosat, isic2019  # noqa: F401  so that --data.source knows these readers too
+from shared.data import class_partition, csv_table, image_folder, npz  # noqa: F401  and these, and the partitions
 from shared.data.datamodule import ClassificationDataModule
 from shared.data.idx import Idx
 from shared.data.labelled_images import LabelledImages

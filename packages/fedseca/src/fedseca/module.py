@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fedseca import aggregators, attacks  # noqa: F401  so that the command line knows them by their short names
+from fedseca import aggregators, attacks, timm_network  # noqa: F401  so that the command line knows their short names
 from fedseca.networks import ImageNetwork
 from shared.classification import Classifier
 from shared.federated.aggregation import VectorAggregator
@@ -28,6 +28,7 @@ class FederatedClassifier(FederatedModule):
         participation: Share of the clients that take part in a round.
         min_clients: Fewest good uploads with which a round still counts.
         include_buffers: Whether BatchNorm's running statistics are part of the vector that rule and attack see.
+        evaluate_round_start: Log the scores of the model that each round starts from beside those after it.
         seed: Seed of everything random in the rounds; follows ``seed_everything``.
     """
 
@@ -45,6 +46,7 @@ class FederatedClassifier(FederatedModule):
         participation: float = 1.0,
         min_clients: int = 1,
         include_buffers: bool = True,
+        evaluate_round_start: bool = False,
         seed: int = 73,
     ) -> None:
         built = network(in_channels, num_classes)
@@ -59,10 +61,12 @@ class FederatedClassifier(FederatedModule):
             participation=participation,
             min_clients=min_clients,
             include_buffers=include_buffers,
+            evaluate_round_start=evaluate_round_start,
             seed=seed,
         )
 
     def describe(self) -> dict[str, Any]:
         """What ``results.json`` says about the model."""
         network = self.local.network
-        return super().describe() | {"network": type(network).__name__, "pretrained": "none"}
+        assert isinstance(network, ImageNetwork)
+        return super().describe() | network.describe()

@@ -1,5 +1,7 @@
 """Image classification networks that are trained from random weights."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -13,12 +15,24 @@ class ImageNetwork(nn.Module):
     Args:
         in_channels: Channels of the images.
         num_classes: Number of classes.
+
+    Attributes:
+        pretrained: Where the initial weights come from: ``none`` (random) or ``file``.
+        weights_sha256: Checksum of that file.
     """
+
+    pretrained: Literal["none", "file"] = "none"
+    weights_sha256: str | None = None
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.num_classes = num_classes
+
+    def describe(self) -> dict[str, str]:
+        """What ``results.json`` says about the network."""
+        told = {"network": type(self).__name__, "pretrained": self.pretrained}
+        return told if self.weights_sha256 is None else told | {"weights_sha256": self.weights_sha256}
 
 
 class SmallCNN(ImageNetwork):

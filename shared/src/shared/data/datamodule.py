@@ -1,7 +1,7 @@
 """Any source of labelled images as a LightningDataModule, pooled or divided among clients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -58,6 +58,8 @@ class ClassificationDataModule(LightningDataModule):
         fraction: Share of the training images to keep, in every class.
         image_size: Height and width to resize to; ``None`` keeps the stored size, which must then be the same for all.
         interpolation: How to resize.
+        eval_interpolation: How to resize validation and test images; ``None`` does it as for training.
+        eval_crop: Cut the middle out of validation and test images instead of resizing them.
         channels: 1 or 3 to convert grey and colour; ``None`` keeps what is stored.
         mean: Of each channel on the scale 0 to 1; ``None`` computes mean and std from the training images.
         std: The same for the standard deviation; given if and only if ``mean`` is.
@@ -82,6 +84,8 @@ class ClassificationDataModule(LightningDataModule):
         fraction: float = 1.0,
         image_size: int | None = None,
         interpolation: Interpolation = "bilinear",
+        eval_interpolation: Interpolation | None = None,
+        eval_crop: bool = False,
         channels: Literal[1, 3] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -107,6 +111,8 @@ class ClassificationDataModule(LightningDataModule):
             raise UsageError(f"data.fraction must lie in (0, 1], got {fraction}")
         if channels not in (None, 1, 3):
             raise UsageError(f"data.channels must be 1, 3 or null, got {channels}")
+        if eval_crop and image_size is None:
+            raise UsageError("data.eval_crop needs data.image_size, the pixels to cut out, got null")
         if (mean is None) != (std is None):
             raise UsageError(f"data.mean and data.std must be given together, got mean {mean} and std {std}")
         if std is not None and min(std, default=0) <= 0:
@@ -122,6 +128,8 @@ class ClassificationDataModule(LightningDataModule):
         self.fraction = fraction
         self.size = image_size
         self.interpolation: Interpolation = interpolation
+        self.eval_interpolation: Interpolation = eval_interpolation or interpolation
+        self.eval_crop = eval_crop
         self.channels = channels
         self.mean = mean
         self.std = std
@@ -317,7 +325,9 @@ class ClassificationDataModule(LightningDataModule):
         return len(dataset) % self.batch_size == 1
 
     def _eval_loader(self, data: LabelledImages) -> Batches:
-        dataset = PreparedImages(data, self._loaded.preprocessing)
+        as_trained = self._loaded.preprocessing
+        preprocessing = replace(as_trained, interpolation=self.eval_interpolation, crop=self.eval_crop)
+        dataset = PreparedImages(data, preprocessing)
         return DataLoader(
             dataset=dataset,
             batch_size=self.eval_batch_size,

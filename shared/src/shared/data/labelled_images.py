@@ -99,6 +99,11 @@ class LabelledImages(Dataset[tuple[np.ndarray, int]]):
         """Whether the pixels are held in one array, so that all pictures have one size."""
         return self._store.dtype.kind != "U"
 
+    @property
+    def files(self) -> list[str]:
+        """The path of every picture; none where the pixels are in memory."""
+        return [] if self.in_memory else self._store[self._rows].tolist()
+
     def pixels(self, indices: Sequence[int] | np.ndarray) -> Pixels:
         """The pictures at ``indices``: one copy out of memory, or decoded one by one."""
         stored = self._store[self._rows[indices]]

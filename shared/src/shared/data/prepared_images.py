@@ -50,6 +50,7 @@ class Preprocessing:
     channels: int | None = None
     size: int | None = None
     interpolation: Interpolation = "bilinear"
+    crop: bool = False
 
 
 class PreparedImages(Dataset[tuple[Tensor, int]]):
@@ -85,7 +86,7 @@ class PreparedImages(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, indices: Sequence[int | Draw]) -> list[tuple[Tensor, int]]:
         rows = [index.item if isinstance(index, Draw) else index for index in indices]
         options = self.preprocessing
-        images = layout(self.data.pixels(rows), options.channels, options.size, options.interpolation)
+        images = layout(self.data.pixels(rows), options.channels, options.size, options.interpolation, options.crop)
         if self.augment:
             images = self._augmented(images, indices)
         tensors = normalise(images, options.mean, options.std).unbind()

@@ -22,6 +22,7 @@ def layout(
     channels: int | None = None,
     size: int | None = None,
     interpolation: Interpolation = "bilinear",
+    crop: bool = False,
 ) -> Tensor:
     """Bring pictures into one shape.
 
@@ -30,6 +31,7 @@ def layout(
         channels: 1 or 3: grey is repeated, colour becomes luma (ITU-R 601-2); ``None`` leaves them.
         size: Height and width after resizing with antialiasing; ``None`` leaves them.
         interpolation: How to resize.
+        crop: Cut the ``size`` pixels in the middle out instead of resizing; smaller pictures get a black margin.
 
     Returns:
         ``(B, C, H, W)`` uint8.
@@ -38,7 +40,7 @@ def layout(
         UsageError: Sizes or channels differ between pictures and nothing was asked for that makes them equal.
     """
     if isinstance(pixels, list):
-        single = [layout(picture[None], channels, size, interpolation) for picture in pixels]
+        single = [layout(picture[None], channels, size, interpolation, crop) for picture in pixels]
         shapes = {tuple(picture.shape[1:]) for picture in single}
         if len(shapes) > 1:
             raise UsageError(
@@ -50,7 +52,10 @@ def layout(
     if channels == 1:
         images = F.rgb_to_grayscale(images, num_output_channels=1)
     if size is not None and images.shape[-2:] != (size, size):
-        images = F.resize(images, [size, size], interpolation=InterpolationMode(interpolation), antialias=True)
+        if crop:
+            images = F.center_crop(images, [size, size])
+        else:
+            images = F.resize(images, [size, size], interpolation=InterpolationMode(interpolation), antialias=True)
     return images.expand(-1, channels, -1, -1) if channels is not None else images
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,9 @@ class FederatedModule(LightningModule):
         min_clients: Fewest good uploads with which a round still counts.
         include_buffers: Whether floating point buffers (BatchNorm's running statistics) are part of the vector that
             the rule and the attack see; if not they are averaged plainly.
+        evaluate_round_start: Log ``…_round_start`` beside every score: that of the model which the round started from.
+            Published numbers are often those. It costs one more evaluation at the start of a run, and one before
+            each round that follows a round without evaluation.
         seed: Seed of everything random in the rounds.
     """
 
@@ -66,6 +70,7 @@ class FederatedModule(LightningModule):
         participation: float = 1.0,
         min_clients: int = 1,
         include_buffers: bool = True,
+        evaluate_round_start: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -82,6 +87,7 @@ class FederatedModule(LightningModule):
         self.weighting = weighting
         self.participation = participation
         self.min_clients = min_clients
+        self.evaluate_round_start = evaluate_round_start
         self.seed = seed
         self.automatic_optimization = regime == "centralised"
 
@@ -162,6 +168,8 @@ class FederatedModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Run the round here: this hook stands outside any distributed wrapper, ``training_step`` inside it."""
         if self.regime == "federated":
+            if self.evaluate_round_start:
+                self._log_round_start(self.current_epoch)
             self.run_round(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
@@ -173,8 +181,9 @@ class FederatedModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the global model after the round."""
-        on_test = getattr(self.trainer.datamodule, "val_is_test", False)  # type: ignore[attr-defined]
-        self._log_evaluation("test" if on_test else "val")
+        scores = self._log_evaluation(self._validation_prefix)
+        if not self.trainer.sanity_checking:
+            self._scratch["scores"] = (self.current_epoch + 1, scores)
 
     def on_test_epoch_start(self) -> None:
         self.local.metrics.reset()
@@ -191,11 +200,41 @@ class FederatedModule(LightningModule):
         """Predictions of the global model."""
         return self.local.predict_step(batch, batch_idx)
 
-    def _log_evaluation(self, prefix: str) -> None:
-        values = self.local.metrics.compute()
-        self.log_dict(
-            {f"{prefix}/{name}": value for name, value in values.items() if value.ndim == 0}, sync_dist=self._many
-        )
+    def _log_evaluation(self, prefix: str) -> dict[str, Tensor]:
+        scores = {name: value for name, value in self.local.metrics.compute().items() if value.ndim == 0}
+        self.log_dict({f"{prefix}/{name}": value for name, value in scores.items()}, sync_dist=self._many)
+        return scores
+
+    @property
+    def _validation_prefix(self) -> str:
+        on_test = getattr(self.trainer.datamodule, "val_is_test", False)  # type: ignore[attr-defined]
+        return "test" if on_test else "val"
+
+    def _log_round_start(self, round: int) -> None:
+        """Log the scores of the model as it stands; the last validation has them, unless it was longer ago."""
+        known, scores = self._scratch.get("scores", (None, {}))
+        if known != round:
+            scores = self._evaluate()
+        values = {f"{self._validation_prefix}/{name}_round_start": value for name, value in scores.items()}
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, Tensor]:
+        """Scores of the model as it stands on the validation data, as many batches as the trainer is set to take."""
+        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        limit = self.trainer.limit_val_batches
+        batches = limit if isinstance(limit, int) else int(limit * len(loader))
+        if batches == 0:
+            return {}
+        # A copy, since whoever asks after the run wants to find the scores of the last validation in the original.
+        metrics, training = self.local.metrics.clone(), self.local.training
+        metrics.reset()
+        self.local.eval()
+        for batch in islice(loader, batches):
+            with self.trainer.precision_plugin.forward_context():
+                self.local.update(metrics, self.transfer_batch_to_own_device(batch))
+        self.local.train(training)
+        return {name: value for name, value in metrics.compute().items() if value.ndim == 0}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what lies outside the tensors: format, ledger totals, where client states stand."""

@@ -6,7 +6,15 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered, mean_over, std_over
+from fedseca.attacks.omniscience import (
+    BenignSet,
+    benign_rows,
+    check_benign_set,
+    check_jitter,
+    jittered,
+    mean_over,
+    std_over,
+)
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
@@ -64,8 +72,7 @@ class ALIE(Attack):
     ) -> None:
         super().__init__()
         check_benign_set("ALIE", benign_set)
-        if jitter < 0:
-            raise UsageError(f"ALIE: jitter must not be negative, got {jitter}")
+        check_jitter("ALIE", jitter)
         self.z = z
         self.jitter = jitter
         self.benign_set: BenignSet = benign_set

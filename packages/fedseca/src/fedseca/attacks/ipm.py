@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, jittered, mean_over
-from shared.errors import UsageError
+from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, check_jitter, jittered, mean_over
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
 
@@ -35,8 +34,7 @@ class IPM(Attack):
     def __init__(self, eps: float = 1.3, jitter: float = 0.05, benign_set: BenignSet = "all", seed: int = 0) -> None:
         super().__init__()
         check_benign_set("IPM", benign_set)
-        if jitter < 0:
-            raise UsageError(f"IPM: jitter must not be negative, got {jitter}")
+        check_jitter("IPM", jitter)
         self.eps = eps
         self.jitter = jitter
         self.benign_set: BenignSet = benign_set

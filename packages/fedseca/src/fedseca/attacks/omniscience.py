@@ -23,6 +23,27 @@ def check_benign_set(attack: str, benign_set: str) -> None:
         raise UsageError(f"{attack}: benign_set must be one of {', '.join(get_args(BenignSet))}, got {benign_set!r}")
 
 
+def check_jitter(attack: str, jitter: float) -> None:
+    """Refuse a negative jitter.
+
+    Raises:
+        UsageError: It is negative.
+    """
+    if jitter < 0:
+        raise UsageError(f"{attack}: jitter must not be negative, got {jitter}")
+
+
+def known_origin(attack: str, origin: Tensor | None) -> Tensor:
+    """The global vector, for attacks that are made of weights.
+
+    Raises:
+        UsageError: It was not given.
+    """
+    if origin is None:
+        raise UsageError(f"{attack} needs origin, the global vector before the round, got none")
+    return origin
+
+
 def benign_rows(clients: int, byzantine: Sequence[int], benign_set: BenignSet) -> list[int]:
     """Rows over which an attacker takes statistics.
 
@@ -96,6 +117,19 @@ def std_over(updates: Tensor, rows: Sequence[int], mean: Tensor, chunk: int | No
             spread += (updates[k, columns] - mean[columns]).square_()
         std[columns] = spread.div_(len(rows) - 1).sqrt_()
     return std
+
+
+def unit(vector: Tensor) -> Tensor:
+    """A vector scaled to Euclidean length 1; the zero vector, which has no direction, stays zero.
+
+    Example:
+        >>> unit(torch.tensor([3.0, 4.0]))
+        tensor([0.6000, 0.8000])
+        >>> unit(torch.zeros(2))
+        tensor([0., 0.])
+    """
+    length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    return vector / (length or 1.0)
 
 
 def jittered(strength: float, jitter: float, seed: int, client_id: int) -> float:

@@ -1,0 +1,116 @@
+"""The attack tailored to the server's rule: try it out on a copy, upload what misleads it most."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, mean_over
+from fedseca.attacks.perturbation import Perturbation, check_perturbation, perturbation_of
+from shared.errors import UsageError
+from shared.federated.aggregation import VectorAggregator
+from shared.federated.attack import Attack
+
+_OCTAVES = 12
+
+
+def highest(height: Callable[[float], float], limit: float, tol: float) -> float:
+    """Where a function of a positive number is highest, as far as few trials can tell.
+
+    First ``limit`` and its halves down to ``limit / 2048``; then, from the best of them, steps up and down that are
+    halved whenever neither leads higher. A function with one peak is followed to it, also one that drops to a plateau
+    right behind it, as the error of a rule does that starts to recognise the attack.
+
+    Args:
+        height: The function.
+        limit: Largest number tried.
+        tol: Accuracy relative to the number.
+
+    Example:
+        >>> round(highest(lambda x: x if x < 5 else 1.0, limit=100.0, tol=1e-3), 1)
+        5.0
+    """
+    scanned = {trial: height(trial) for trial in (limit / 2**octave for octave in range(_OCTAVES))}
+    best = max(scanned, key=scanned.__getitem__)
+    top, step = scanned[best], best / 2
+    while step > tol * best:
+        for trial in (min(best + step, limit), best - step):
+            reached = height(trial)
+            if reached > top:
+                best, top = trial, reached
+                break
+        else:
+            step /= 2
+    return best
+
+
+class AGRTailored(Attack):
+    r"""All hostile clients upload :math:`\mathrm{mean} - \gamma p`, as far as it misleads the server most.
+
+    :math:`\gamma` maximises :math:`\|\mathrm{mean} - \mathrm{AGG}(g_1, \dots, g_{byz}, \dots)\|_2`, where every hostile
+    row is replaced, by :func:`highest`. Each trial runs a fresh deep copy of the server's rule, with its momentum and
+    history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round.
+
+    Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine", NDSS 2021, here for any rule.
+
+    Args:
+        perturbation: p, see :func:`~fedseca.attacks.perturbation.perturbation_of`.
+        limit: Largest :math:`\gamma`; the error of a plain mean grows without bound.
+        tol: Relative accuracy of :math:`\gamma`.
+        benign_set: ``all`` clients, the hostile ones trained honestly included, or only the ``honest``.
+
+    Raises:
+        UsageError: An argument is out of range, too few clients are benign, or the server's rule is not one on vectors.
+
+    Example:
+        >>> from fedseca.aggregators import FedAvg
+        >>> updates = torch.tensor([[1.0], [1.0], [1.0], [1.0]])
+        >>> AGRTailored(limit=8.0)(updates, byzantine=[3], client_ids=[0, 1, 2, 3], aggregator=FedAvg())
+        tensor([[-7.]])
+    """
+
+    def __init__(
+        self,
+        perturbation: Perturbation = "unit_vec",
+        limit: float = 100.0,
+        tol: float = 0.01,
+        benign_set: BenignSet = "all",
+    ) -> None:
+        super().__init__()
+        check_perturbation("AGRTailored", perturbation)
+        check_benign_set("AGRTailored", benign_set)
+        for option, value in (("limit", limit), ("tol", tol)):
+            if not value > 0:
+                raise UsageError(f"AGRTailored: {option} must be positive, got {value}")
+        self.perturbation: Perturbation = perturbation
+        self.limit = limit
+        self.tol = tol
+        self.benign_set: BenignSet = benign_set
+
+    def forward(
+        self,
+        updates: Tensor,
+        *,
+        byzantine: Sequence[int],
+        client_ids: Sequence[int],
+        origin: Tensor | None = None,
+        round: int = 0,
+        aggregator: VectorAggregator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        if not isinstance(aggregator, VectorAggregator):
+            raise UsageError(f"AGRTailored needs the server's rule on vectors, got {type(aggregator).__name__}")
+        rows = benign_rows(len(updates), byzantine, self.benign_set)
+        mean = mean_over(updates, rows)
+        perturbation = perturbation_of(updates, rows, mean, self.perturbation)
+        hostile, uploads = list(byzantine), updates.clone()
+
+        def error(gamma: float) -> float:
+            uploads[hostile] = torch.sub(mean, perturbation, alpha=gamma)
+            combined = deepcopy(aggregator)(uploads, origin=origin, client_ids=client_ids, round=round)
+            return float(torch.linalg.vector_norm(combined.sub_(mean), dtype=torch.float64))
+
+        with torch.random.fork_rng(devices=[updates.device] if updates.is_cuda else []):
+            gamma = highest(error, self.limit, self.tol)
+        return torch.sub(mean, perturbation, alpha=gamma).repeat(len(hostile), 1)
