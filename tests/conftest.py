@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 # Set before any library is imported: most of them read these names once, at import.
@@ -21,6 +22,10 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     TRANSFORMERS_OFFLINE="1",
 )
+
+# The same examples in every run: a test must not pass or fail by chance. Deadlines would measure the machine.
+settings.register_profile("medley", derandomize=True, deadline=None)
+settings.load_profile("medley")
 
 REPOSITORY = Path(__file__).parents[1]
 

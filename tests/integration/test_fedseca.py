@@ -304,7 +304,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["--model.aggregator", "Krumm"],
         "--model.aggregator must name a class of kind VectorAggregator, got Krumm; did you mean Krum?",
     ),
-    "no such kind": (["--model.aggregator", "torch.nn.Linear"], "choose from CenteredClipping, CoordinateMedian"),
+    "no such kind": (
+        ["--model.aggregator", "torch.nn.Linear"],
+        "choose from Bulyan, CenteredClipping, CoordinateMedian",
+    ),
     "unknown option of a rule": (["--model.aggregator.gama", "1"], "did you mean gamma?"),
     "more hostile than honest": (["--model.byzantine", "[0,1,2]"], "more honest than hostile clients, got 3 hostile"),
     "krum without neighbours": (

@@ -82,27 +82,6 @@ def squared_norms(updates: Tensor) -> Tensor:
     return _sum_over_blocks(block_norms, updates, updates.shape[:1])
 
 
-def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
-    r""":math:`\langle g_k, v \rangle` of every row with one vector, multiplied and added in float64.
-
-    Args:
-        rows: K vectors of ``d`` numbers.
-        vector: ``(d,)``.
-
-    Returns:
-        ``(K,)`` float64.
-
-    Example:
-        >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
-        tensor([4., 5.], dtype=torch.float64)
-    """
-    total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
-    for columns in slices(len(vector), BLOCK):
-        here = vector[columns].double()
-        total += torch.stack([row[columns].double() @ here for row in rows])
-    return total
-
-
 def gram(updates: Tensor) -> Tensor:
     r"""Inner products :math:`\langle g_k, g_l \rangle` of all pairs of rows, multiplied and added in float64.
 
@@ -135,11 +114,11 @@ def gram(updates: Tensor) -> Tensor:
     return _sum_over_blocks(block_gram, updates, (k, k))
 
 
-def inner_products(updates: Tensor, vector: Tensor) -> Tensor:
+def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
     r""":math:`\langle g_k, v \rangle` of every row, multiplied and added in float64.
 
     Args:
-        updates: ``(K, d)`` floating point.
+        rows: ``(K, d)`` matrix or K vectors of ``d`` numbers.
         vector: ``(d,)``.
 
     Returns:
@@ -149,20 +128,21 @@ def inner_products(updates: Tensor, vector: Tensor) -> Tensor:
         >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
         tensor([4., 5.], dtype=torch.float64)
     """
-    k = len(updates)
-    total = torch.zeros(k, dtype=torch.float64, device=updates.device)
-    if updates.device.type != "cpu":
-        for columns in slices(updates.shape[1], BLOCK):
-            total += updates[:, columns].double() @ vector[columns].double()
+    k = len(rows)
+    total = torch.zeros(k, dtype=torch.float64, device=vector.device)
+    if vector.device.type != "cpu":
+        for columns in slices(len(vector), BLOCK):
+            total += torch.stack([row[columns] for row in rows]).double() @ vector[columns].double()
         return total
-    rows, other = torch.zeros(k, BLOCK, dtype=torch.float64), torch.zeros(BLOCK, dtype=torch.float64)
-    narrow, across = rows.numpy().reshape(k, -1, NARROW).swapaxes(0, 1), other.numpy().reshape(-1, NARROW, 1)
-    for columns in slices(updates.shape[1], BLOCK):
+    block, other = torch.zeros(k, BLOCK, dtype=torch.float64), torch.zeros(BLOCK, dtype=torch.float64)
+    narrow, across = block.numpy().reshape(k, -1, NARROW).swapaxes(0, 1), other.numpy().reshape(-1, NARROW, 1)
+    for columns in slices(len(vector), BLOCK):
         width = columns.stop - columns.start
         if width < BLOCK:
-            rows.zero_()
+            block.zero_()
             other.zero_()
-        rows[:, :width] = updates[:, columns]
+        for row, target in zip(rows, block, strict=True):
+            target[:width] = row[columns]
         other[:width] = vector[columns]
         # Rows that are not finite are the caller's to find.
         with np.errstate(invalid="ignore"):
