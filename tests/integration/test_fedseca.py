@@ -396,3 +396,19 @@ def test_compare_resumes_and_draws(
     assert "real data" in told
     assert "mean ± sd of seeds 1, 2" in (out / "table.md").read_text()
     assert refusal(capsys, "compare", "--rulez", "x") == "unknown option rulez; did you mean rules?"
+
+
+def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["--rules", "[FedAvg, TIES]", "--attacks", "[NoAttack, Fang]", "--seeds", "[1]", "--rounds", "1"]
+    small = ["--", *TINY[:6], "--trainer.accelerator", "cpu"]
+    main(["sweep", *grid, "--partitions", "[IID]", *small])
+    out = empty_folder / "runs" / "sweep"
+    first = (out / "results.csv").read_text()
+    capsys.readouterr()
+    main(["sweep", *grid, "--partitions", '["IID", "Dirichlet:alpha=0.5"]', *small])
+    record = (out / "results.csv").read_text()
+    assert record.startswith(first)
+    assert len(record.splitlines()) == 1 + 2 * 2 * 2
+    pictures = {"heatmap_IID.png", "heatmap_Dirichlet_alpha_0.5.png"}
+    assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "table.md", "report.html"} | pictures
+    assert "collapses under" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from importlib import import_module
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
 
 from shared.errors import RunError, UsageError
@@ -53,13 +54,15 @@ Row = dict[str, str]
 
 
 def fingerprint(words: Sequence[str], configs: Sequence[Path], code: str) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a run's options, the text of its configs and the code version.
+    """Twelve hexadecimal digits of the SHA-256 of a run's options, the content of its configs and the code version.
+
+    The content is what YAML reads, so a new comment does not make a config another one.
 
     Example:
         >>> fingerprint(["--a", "1"], [], "0.1.0") == fingerprint(["--a", "2"], [], "0.1.0")
         False
     """
-    content = json.dumps([list(words), [path.read_text() for path in configs], code])
+    content = json.dumps([list(words), [yaml.safe_load(path.read_text()) for path in configs], code])
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -12,6 +12,7 @@ PROGRAM = Program(
         Verb("validate", "Evaluate a checkpoint on the validation data.", "fedseca.training:run"),
         Verb("test", "Evaluate a checkpoint on the test data.", "fedseca.training:run"),
         Verb("predict", "Class probabilities of the test images from a checkpoint.", "fedseca.training:run"),
+        Verb("sweep", "Every rule against every attack, over partitions and seeds; resumable.", "fedseca.sweep:run"),
         Verb("compare", "Rules against attacks: one table and one picture, resumable.", "fedseca.compare:run"),
     ),
     examples=(
