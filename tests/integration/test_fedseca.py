@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fedseca.cli import main
+from fedseca.grid import train
 from shared.commands import config_names
 
 TINY = [
@@ -72,6 +73,7 @@ def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
         f"""
         import sys
         from fedseca.cli import main
+from fedseca.grid import train
         main({words})
         heavy = {{"torch", "lightning", "numpy", "matplotlib", "jsonargparse"}} & set(sys.modules)
         sys.exit(f"imported {{heavy}}" if heavy else 0)
@@ -236,6 +238,7 @@ def test_killed_in_round_7_and_resumed_equals_uninterrupted(empty_folder: Path) 
         f"""
         import os, signal
         from fedseca.cli import main
+from fedseca.grid import train
         from fedseca.module import FederatedClassifier
         train = FederatedClassifier.train_client
         def killed(self, round, client, *rest):
@@ -412,3 +415,13 @@ def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixtu
     pictures = {"heatmap_IID.png", "heatmap_Dirichlet_alpha_0.5.png"}
     assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "table.md", "report.html"} | pictures
     assert "collapses under" in capsys.readouterr().out
+
+
+def test_a_run_that_an_attack_blows_up_is_a_result(empty_folder: Path) -> None:
+    attack = ["--model.attack", "Scale", "--model.attack.factor", "1e30", "--model.aggregator", "FedAvg"]
+    row = train(("fit", *TINY, *attack, "--trainer.max_epochs", "5", "--run.root", "runs"))
+    assert "good uploads of 5" in row["ended"]
+    assert "NaN or infinite values" in row["ended"]
+    assert 1 <= int(row["rounds"]) < 5
+    assert float(row["macro_f1"]) < 0.1
+    assert len(row["curve"].split()) == int(row["rounds"])

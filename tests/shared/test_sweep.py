@@ -67,6 +67,18 @@ def test_a_line_cut_short_is_run_again(folder: Path) -> None:
     assert len(log(folder)) == 3
 
 
+def test_a_record_gains_columns(folder: Path) -> None:
+    record = folder / "results.csv"
+    run_cells(cells(folder, a=""), "sweep_work:work", record, workers=1)
+    lines = [line.split(",") for line in record.read_text().splitlines()]
+    del lines[0][1], lines[1][1]
+    record.write_text("".join(",".join(line) + "\n" for line in lines))
+    rows = run_cells(cells(folder, a="", bb=""), "sweep_work:work", record, workers=1)
+    assert [row.get("value", "") for row in rows] == ["", "2"]
+    assert [row["value"] for row in finished(record).values()] == ["", "2"]
+    assert log(folder) == ["a", "bb"]
+
+
 def test_a_killed_worker_costs_nothing(folder: Path) -> None:
     rows = run_cells(cells(folder, a="dies once", bb="", ccc=""), "sweep_work:work", folder / "results.csv", workers=2)
     assert [row["value"] for row in rows] == ["1", "2", "3"]

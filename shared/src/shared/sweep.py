@@ -91,7 +91,7 @@ def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | Non
     todo = [cell for cell in cells if cell.fingerprint not in known]
     record.parent.mkdir(parents=True, exist_ok=True)
     if known:
-        _rewrite(record, list(known.values()))
+        _rewrite(record, list(known.values()), _columns(record))
     failures: list[str] = []
     if todo:
         with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr) as bar:
@@ -187,10 +187,13 @@ def _function(path: str) -> Callable[[Sequence[str]], dict[str, str]]:
 def _append(record: Path, cell: Cell, values: Mapping[str, str]) -> Row:
     """Add one row and wait until it is on the disk."""
     row = {**cell.key, **values, "fingerprint": cell.fingerprint}
-    new = not record.exists()
+    columns = _columns(record)
+    if columns and set(row) - set(columns):
+        _rewrite(record, list(finished(record).values()), [*columns, *(name for name in row if name not in columns)])
+        columns = _columns(record)
     with record.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(file, columns or list(row), restval="", lineterminator="\n")
+        if not columns:
             writer.writeheader()
         writer.writerow(row)
         file.flush()
@@ -198,11 +201,19 @@ def _append(record: Path, cell: Cell, values: Mapping[str, str]) -> Row:
     return row
 
 
-def _rewrite(record: Path, rows: Sequence[Row]) -> None:
-    """Write the whole rows alone: a line cut short must not swallow the next one."""
+def _columns(record: Path) -> list[str]:
+    """Names of the columns of a record; empty where there is none yet."""
+    if not record.exists():
+        return []
+    with record.open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _rewrite(record: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Write the whole rows alone: a line cut short must not swallow the next one. New columns are empty in them."""
     temporary = record.with_name(record.name + ".tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(record)

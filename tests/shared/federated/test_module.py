@@ -251,6 +251,25 @@ def test_a_failing_client_is_named_and_left_out(
     assert {int(row["client"]) for row in uploads if row["round"] == "1"} == {0, 1, 3}
 
 
+@pytest.mark.parametrize("fault", ["raises", "nan"])
+def test_a_failed_client_goes_on_from_its_last_good_state(
+    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path, weights: Make, fault: str
+) -> None:
+    def module() -> Any:
+        made = make_module(kind=Faulty, client=ClientTraining(keep_optimizer=True))
+        made.fault = FAULTS[fault][0]
+        return made
+
+    whole, first, second = module(), module(), module()
+    make_trainer(4, folder="whole").fit(whole, datamodule=make_data())
+    make_trainer(2, folder="run").fit(first, datamodule=make_data())
+    assert first.client_rounds == {0: 1, 1: 1, 2: 0, 3: 1}
+    make_trainer(4, folder="run").fit(
+        second, datamodule=make_data(), ckpt_path=tmp_path / "run" / "checkpoints" / "epoch=1.ckpt"
+    )
+    assert_equal(weights(whole), weights(second))
+
+
 def test_too_many_failures_stop_the_run_and_the_last_checkpoint_is_whole(
     make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path, weights: Make
 ) -> None:

@@ -6,9 +6,9 @@ Imports nothing heavy at the top: the parent process of a sweep only hands out w
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from shared.commands import config_path, find_config
+from shared.errors import RunError
 from shared.sweep import Cell, fingerprint
 
 METRIC = "test/macro_f1"
@@ -51,22 +51,35 @@ def cell(
 
 
 def train(words: Sequence[str]) -> dict[str, str]:
-    """One run in a worker: the last value of each test metric and the curve of the headline metric."""
-    from fedseca.training import build
-    from shared.runs import read_metrics
+    """One run in a worker: the last value of each test metric and the curve of the headline metric.
 
-    cli = build(list(words), callbacks=[])
-    assert cli.folder is not None  # fit always has one
-    series = read_metrics(cli.folder / "metrics.csv")
-    last: dict[str, Any] = {
-        name.removeprefix("test/"): pairs[-1][1] for name, pairs in series.items() if "test/" in name
-    }
+    A run that an attack brings to numbers that are not finite ends early: no honest upload counts any more. Its scores
+    are those of the last model that could be evaluated, and ``ended`` says when and why.
+    """
+    from fedseca.training import LastTrainer, build
+    from shared.runs import RunLogger, read_metrics
+
+    witness = LastTrainer()
+    ended = ""
+    try:
+        build(list(words), callbacks=[witness])
+    except RunError as error:
+        if witness.trainer is None or not witness.trainer.callback_metrics:
+            raise
+        ended = str(error)
+    trainer = witness.trainer
+    logger = next(logger for logger in trainer.loggers if isinstance(logger, RunLogger))
+    logger.save()
+    assert logger.file is not None  # fit always has a run folder
+    series = read_metrics(logger.file)
+    last = {name.removeprefix("test/"): pairs[-1][1] for name, pairs in series.items() if name.startswith("test/")}
     pairs = series[METRIC]
     return {
         **{name: f"{value:.6f}" for name, value in last.items()},
         "mean_of_last_5": f"{sum(value for _, value in pairs[-5:]) / len(pairs[-5:]):.6f}",
-        "provenance": cli.datamodule.provenance,
-        "data": cli.datamodule.data_name,
+        "provenance": trainer.datamodule.provenance,
+        "data": trainer.datamodule.data_name,
         "rounds": str(len(pairs)),
+        "ended": ended,
         "curve": " ".join(f"{value:.4f}" for _, value in pairs),
     }

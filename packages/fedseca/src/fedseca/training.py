@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fedseca.data import FederatedImages
@@ -39,6 +39,16 @@ class FedsecaCli(Cli):
                 predicted = names[row.index(max(row))]
                 writer.writerow([item, names[label], predicted, *(f"{value:.6f}" for value in row)])
         print(f"predictions: {file}")
+
+
+class LastTrainer(Callback):
+    """Keeps hold of the trainer, for who wants to look at a run that ended early."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.trainer = trainer
 
 
 def build(words: Sequence[str], callbacks: Sequence[Callback]) -> FedsecaCli:

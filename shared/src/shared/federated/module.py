@@ -342,6 +342,9 @@ class FederatedModule(LightningModule):
                 if fault is None:
                     self.layout.difference(origin, upload, out=rows[position])
                     fault = None if is_finite(rows[position]) else "NaN or infinite values"
+                if fault is None:
+                    if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
+                        self._scratch["states"].save(client, round, optimizer_tensors(self._scratch["optimizer"]))
                     report["counters"] = {
                         name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
                     }
@@ -384,8 +387,7 @@ class FederatedModule(LightningModule):
                 forward_context=self.trainer.precision_plugin.forward_context,
                 on_step=lambda step: bar.client_step(*place, step, steps) if isinstance(bar, RoundBar) else None,
             )
-        if self.client.keep_optimizer:
-            self._scratch["states"].save(client, round, optimizer_tensors(optimizer))
+        self._scratch["optimizer"] = optimizer
         return {name: own[name] for name in state}, result
 
     def transfer_batch_to_own_device(self, batch: Any) -> Any:
@@ -442,10 +444,12 @@ class FederatedModule(LightningModule):
         folder: Path | None = self._scratch["folder"] if self.trainer.is_global_zero else None
         payload = self.meter.measure(self._scratch["template"])
         for position, client in enumerate(participants):
-            self.client_rounds[client] = round
+            came = not reports[position]["failure"]
+            if came:
+                self.client_rounds[client] = round
             for component, size in payload.items():
                 self.ledger.add(Entry(round, client, "down", component, size))
-                if not reports[position]["failure"]:
+                if came:
                     self.ledger.add(Entry(round, client, "up", component, size))
         self.ledger.close_round(folder and folder / "ledger.csv")
         finished = time.perf_counter()
