@@ -73,7 +73,6 @@ def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
         f"""
         import sys
         from fedseca.cli import main
-from fedseca.grid import train
         main({words})
         heavy = {{"torch", "lightning", "numpy", "matplotlib", "jsonargparse"}} & set(sys.modules)
         sys.exit(f"imported {{heavy}}" if heavy else 0)
@@ -238,7 +237,6 @@ def test_killed_in_round_7_and_resumed_equals_uninterrupted(empty_folder: Path) 
         f"""
         import os, signal
         from fedseca.cli import main
-from fedseca.grid import train
         from fedseca.module import FederatedClassifier
         train = FederatedClassifier.train_client
         def killed(self, round, client, *rest):
