@@ -88,6 +88,19 @@ def comparison(folder: Path) -> str:
     )
 
 
+def battle(folder: Path) -> str:
+    """What `fedseca sweep` wrote."""
+    pictures = "\n".join(f"![heat map](results/sweep/{path.name})" for path in sorted(folder.glob("heatmap_*.png")))
+    return (
+        "## Every rule against every attack\n\n"
+        "`fedseca sweep --seeds '[73]' --out benchmarks/results/sweep -- --model.network.width 16`: the thirteen rules of "
+        "the paper's configs; five clients, two of them hostile. A rule collapses where it ends below half of its own "
+        "score without attack. One seed: a first look, not yet a result with a spread. Record: "
+        f"`results/sweep/results.csv`; `ended` says when an attack blew a run up.\n\n{(folder / 'table.md').read_text()}\n"
+        f"{pictures}\n"
+    )
+
+
 def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
@@ -97,6 +110,8 @@ def main() -> None:
             parts.append(section(json.loads(file.read_text())))
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
+    if (results / "sweep" / "table.md").exists():
+        parts.append(battle(results / "sweep"))
     (BENCHMARKS / "README.md").write_text("\n".join(parts))
 
 

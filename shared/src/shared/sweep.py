@@ -151,9 +151,10 @@ def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[C
                     done.add(cell.fingerprint)
                     yield cell, f"its worker process died {ATTEMPTS} times"
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Ended before the pool is: a pool that still waits for its workers complains when Python exits.
             for process in list((pool._processes or {}).values()):
                 process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
         waiting = [cell for cell in waiting if cell.fingerprint not in done]
 
 
