@@ -93,11 +93,11 @@ def battle(folder: Path) -> str:
     pictures = "\n".join(f"![heat map](results/sweep/{path.name})" for path in sorted(folder.glob("heatmap_*.png")))
     return (
         "## Every rule against every attack\n\n"
-        "`fedseca sweep --seeds '[73]' --out benchmarks/results/sweep -- --model.network.width 16`: the thirteen rules of "
-        "the paper's configs; five clients, two of them hostile. A rule collapses where it ends below half of its own "
-        "score without attack. One seed: a first look, not yet a result with a spread. Record: "
-        f"`results/sweep/results.csv`; `ended` says when an attack blew a run up.\n\n{(folder / 'table.md').read_text()}\n"
-        f"{pictures}\n"
+        "`fedseca sweep --seeds '[73]' --out benchmarks/results/sweep -- --model.network.width 16`: the thirteen rules "
+        "of the paper's configs; five clients, two of them hostile. A rule collapses where it ends below half of its "
+        "own score without attack. One seed: a first look, not yet a result with a spread. Record: "
+        "`results/sweep/results.csv`; `ended` says when an attack blew a run up.\n\n"
+        f"{(folder / 'table.md').read_text()}\n{pictures}\n"
     )
 
 
