@@ -15,8 +15,10 @@ from shared.versions import versions
 Scores = Mapping[tuple[str, str], Sequence[float]]
 
 
-def collapses(scores: Scores, rule: str, attacks: Sequence[str]) -> list[str]:
-    """The attacks under which a rule ends below half of its own score without attack.
+def collapses(
+    scores: Scores, rule: str, attacks: Sequence[str], blown_up: frozenset[tuple[str, str]] = frozenset()
+) -> list[str]:
+    """The attacks under which a rule ends below half of its own score without attack, or its training blew up.
 
     Example:
         >>> collapses({("A", "NoAttack"): [0.8], ("A", "X"): [0.3], ("A", "Y"): [0.5]}, "A", ["NoAttack", "X", "Y"])
@@ -25,7 +27,11 @@ def collapses(scores: Scores, rule: str, attacks: Sequence[str]) -> list[str]:
     if (rule, "NoAttack") not in scores:
         return []
     half = mean(scores[rule, "NoAttack"]) / 2
-    return [attack for attack in attacks if attack != "NoAttack" and mean(scores[rule, attack]) < half]
+    return [
+        attack
+        for attack in attacks
+        if attack != "NoAttack" and (mean(scores[rule, attack]) < half or (rule, attack) in blown_up)
+    ]
 
 
 def write_report(
@@ -60,12 +66,22 @@ def write_report(
         told = f"macro-F1 after round {rounds}, {data} ({provenance} data), {partition}, " + (
             f"mean ± sd of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
         )
+        blown_up = frozenset(
+            (row["rule"], row["attack"]) for row in rows if row["partition"] == partition and row.get("ended")
+        )
+        if blown_up:
+            told += "; * training blew up, the score is that of the last model before"
         columns = ["rule", *(NAMES.get(attack, attack) for attack in attacks), "worst", "mean", "collapses under"]
         lines = []
         for rule in rules:
             under = [mean(scores[rule, attack]) for attack in hostile] or [mean(scores[rule, attacks[0]])]
-            summary = [f"{min(under):.3f}", f"{mean(under):.3f}", ", ".join(collapses(scores, rule, attacks)) or "none"]
-            lines.append([rule, *(spread(scores[rule, attack]) for attack in attacks), *summary])
+            summary = [
+                f"{min(under):.3f}",
+                f"{mean(under):.3f}",
+                ", ".join(collapses(scores, rule, attacks, blown_up)) or "none",
+            ]
+            marked = [spread(scores[rule, attack]) + "*" * ((rule, attack) in blown_up) for attack in attacks]
+            lines.append([rule, *marked, *summary])
         table = markdown(columns, lines)
         texts.append(f"{told}\n\n{table}")
         matrix = [[mean(scores[rule, attack]) for attack in attacks] for rule in rules]
