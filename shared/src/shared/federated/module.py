@@ -1,35 +1,30 @@
 """Federated training as a LightningModule: one round is one epoch of one step."""
 
 import time
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from shared.checkpoints import FORMAT, require_same_tensors
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
-from shared.federated.client import ClientTraining, LocalResult, train_locally
-from shared.federated.client_states import ClientStates, optimizer_tensors, restore_optimizer
-from shared.federated.exchange import owner_of, share_reports, share_rows
+from shared.federated.client import ClientTraining
+from shared.federated.client_states import ClientStates
+from shared.federated.client_work import ClientWork
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
-from shared.federated.progress import RoundBar
 from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
-from shared.federated.seeds import derived_generator, derived_seed, global_seed
+from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
-from shared.federated.uploads import is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.runs import run_folder_of
 from shared.task import Task
 
 
-class FederatedModule(LightningModule):
+class FederatedModule(ClientWork):
     """Clients train copies of ``local`` on their own data; a server rule combines what they upload.
 
     The round index is ``current_epoch``, so ``trainer.max_epochs`` counts rounds and checkpoints, loggers, validation
@@ -55,8 +50,6 @@ class FederatedModule(LightningModule):
             each round that follows a round without evaluation.
         seed: Seed of everything random in the rounds.
     """
-
-    local: Task
 
     def __init__(
         self,
@@ -106,8 +99,6 @@ class FederatedModule(LightningModule):
             else:
                 aggregator.setup(state)
             self.attack.setup(self.layout.head)
-        # Not registered as submodules: they are scratch space, no part of the model.
-        self._scratch: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ what travels
 
@@ -172,70 +163,6 @@ class FederatedModule(LightningModule):
                 self._log_round_start(self.current_epoch)
             self.run_round(self.current_epoch)
 
-    def on_validation_epoch_start(self) -> None:
-        self.local.metrics.reset()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count one batch of the pooled evaluation set."""
-        self.local.update(self.local.metrics, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the global model after the round."""
-        scores = self._log_evaluation(self._validation_prefix)
-        if not self.trainer.sanity_checking:
-            self._scratch["scores"] = (self.current_epoch + 1, scores)
-
-    def on_test_epoch_start(self) -> None:
-        self.local.metrics.reset()
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Count one batch of the test set."""
-        self.local.update(self.local.metrics, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole test set."""
-        self._log_evaluation("test")
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """Predictions of the global model."""
-        return self.local.predict_step(batch, batch_idx)
-
-    def _log_evaluation(self, prefix: str) -> dict[str, Tensor]:
-        scores = {name: value for name, value in self.local.metrics.compute().items() if value.ndim == 0}
-        self.log_dict({f"{prefix}/{name}": value for name, value in scores.items()}, sync_dist=self._many)
-        return scores
-
-    @property
-    def _validation_prefix(self) -> str:
-        on_test = getattr(self.trainer.datamodule, "val_is_test", False)  # type: ignore[attr-defined]
-        return "test" if on_test else "val"
-
-    def _log_round_start(self, round: int) -> None:
-        """Log the scores of the model as it stands; the last validation has them, unless it was longer ago."""
-        known, scores = self._scratch.get("scores", (None, {}))
-        if known != round:
-            scores = self._evaluate()
-        values = {f"{self._validation_prefix}/{name}_round_start": value for name, value in scores.items()}
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)
-
-    @torch.no_grad()
-    def _evaluate(self) -> dict[str, Tensor]:
-        """Scores of the model as it stands on the validation data, as many batches as the trainer is set to take."""
-        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        limit = self.trainer.limit_val_batches
-        batches = limit if isinstance(limit, int) else int(limit * len(loader))
-        if batches == 0:
-            return {}
-        # A copy, since whoever asks after the run wants to find the scores of the last validation in the original.
-        metrics, training = self.local.metrics.clone(), self.local.training
-        metrics.reset()
-        self.local.eval()
-        for batch in islice(loader, batches):
-            with self.trainer.precision_plugin.forward_context():
-                self.local.update(metrics, self.transfer_batch_to_own_device(batch))
-        self.local.train(training)
-        return {name: value for name, value in metrics.compute().items() if value.ndim == 0}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what lies outside the tensors: format, ledger totals, where client states stand."""
         checkpoint["federated"] = {
@@ -253,11 +180,6 @@ class FederatedModule(LightningModule):
             self.client_rounds = {int(k): r for k, r in extra["client_rounds"].items()}
 
     # ------------------------------------------------------------------ a round
-
-    @property
-    def _many(self) -> bool:
-        """Whether several processes run this; all of them log the same values, whose mean they are."""
-        return self.trainer.world_size > 1
 
     @property
     def client_ids(self) -> list[int]:
@@ -324,86 +246,6 @@ class FederatedModule(LightningModule):
             buffer = torch.empty(1 + participants, self.layout.size, device=self.device)
             self._scratch["buffer"] = buffer
         return self.layout.flatten(state, out=buffer[0]), buffer[1 : 1 + participants]
-
-    def _train_clients(
-        self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
-    ) -> dict[int, dict[str, Any]]:
-        """Fill ``rows`` with origin minus each client's result; reports by position in ``participants``."""
-        reports: dict[int, dict[str, Any]] = {}
-        for position, client in enumerate(participants):
-            if owner_of(position, self.trainer.world_size) != self.trainer.global_rank:
-                continue
-            report: dict[str, Any] = {"failure": "", "samples": 0, "loss": float("nan")}
-            try:
-                with torch.enable_grad():
-                    upload, result = self.train_client(round, client, state, (position + 1, len(participants)))
-                report |= {"samples": result.samples, "loss": result.loss}
-                fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
-                if fault is None:
-                    self.layout.difference(origin, upload, out=rows[position])
-                    fault = None if is_finite(rows[position]) else "NaN or infinite values"
-                if fault is None:
-                    if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
-                        self._scratch["states"].save(client, round, optimizer_tensors(self._scratch["optimizer"]))
-                    report["counters"] = {
-                        name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
-                    }
-                report["failure"] = fault or ""
-            except (UsageError, RunError):
-                raise
-            except Exception as error:  # whatever a client's code raises costs that client its round, nothing else
-                report["failure"] = f"{type(error).__name__}: {error}"
-            reports[position] = report
-        if self.trainer.world_size > 1:
-            share_rows(rows)
-            reports = share_reports(reports, origin.device)
-        return reports
-
-    def train_client(
-        self, round: int, client: int, state: Mapping[str, Tensor], place: tuple[int, int] = (1, 1)
-    ) -> tuple[dict[str, Tensor], LocalResult]:
-        """One client's work from the global ``state``: the tensors that it uploads and what it reports."""
-        worker = self._worker()
-        own = worker.state_dict()
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-        optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
-        if self.client.keep_optimizer and client in self.client_rounds:
-            restore_optimizer(optimizer, self._scratch["states"].load(client, self.client_rounds[client]))
-        loader = self.trainer.datamodule.client_loader(  # type: ignore[attr-defined]
-            client, derived_generator(self.seed, "shuffle", round, client)
-        )
-        bar = self.trainer.progress_bar_callback
-        steps = len(loader) * self.client.epochs
-        poison = self._poison if client in self.byzantine else None
-        with global_seed(derived_seed(self.seed, "client", round, client), self.device):
-            result = train_locally(
-                worker,
-                loader,
-                self.client,
-                optimizer,
-                poison=poison,
-                to_device=self.transfer_batch_to_own_device,
-                forward_context=self.trainer.precision_plugin.forward_context,
-                on_step=lambda step: bar.client_step(*place, step, steps) if isinstance(bar, RoundBar) else None,
-            )
-        self._scratch["optimizer"] = optimizer
-        return {name: own[name] for name in state}, result
-
-    def transfer_batch_to_own_device(self, batch: Any) -> Any:
-        """Move a batch to the device of the model."""
-        return self.trainer.strategy.batch_to_device(batch, self.device)
-
-    def _worker(self) -> Task:
-        """The working copy that clients train one after the other."""
-        if self._scratch.get("worker") is None:
-            worker = deepcopy(self.local)
-            worker.requires_grad_(True)
-            self._scratch["worker"] = worker
-        return self._scratch["worker"]
-
-    def _poison(self, batch: Any) -> Any:
-        return self.attack.poison(batch, getattr(self.local, "num_classes", None))
 
     def _require(self, good: int, participants: list[int], failures: dict[int, str]) -> None:
         """Stop with one sentence if too few uploads are left."""
