@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -26,6 +26,9 @@ class ClientTraining:
             (Li et al., MLSys 2020, eq. 2). 0 is FedAvg.
         max_grad_norm: Clip the gradient to this norm before each step; None does not clip.
         keep_optimizer: Keep each client's optimiser moments from round to round; by default each round starts anew.
+        batched: Train the clients of a round as one batched computation in place of one after the other, with the same
+            batches and, up to rounding, the same result. ``auto`` does it where the model and the recipe allow it and
+            it pays (:func:`shared.federated.batched.pays`); ``always`` is refused where it is impossible.
     """
 
     optimizer: OptimizerCallable = field(default_factory=lambda: partial(AdamW, lr=1e-3, weight_decay=1e-6))
@@ -33,6 +36,7 @@ class ClientTraining:
     proximal: float = 0.0
     max_grad_norm: float | None = None
     keep_optimizer: bool = False
+    batched: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -41,6 +45,8 @@ class ClientTraining:
             raise UsageError(f"client.proximal must be at least 0, got {self.proximal}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise UsageError(f"client.max_grad_norm must be above 0, got {self.max_grad_norm}")
+        if self.batched not in ("auto", "always", "never"):
+            raise UsageError(f"client.batched must be auto, always or never, got {self.batched}")
 
 
 @dataclass(frozen=True)

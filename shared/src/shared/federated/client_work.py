@@ -1,6 +1,6 @@
 """The clients' part of a round: who trains whom, each client's own work, and what is remembered of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -9,19 +9,23 @@ from torch import Tensor
 
 from shared.errors import RunError, UsageError
 from shared.federated.attack import Attack
+from shared.federated.batched import Stream, clients_at_once, obstacle, pays, train_together, trial_fault
 from shared.federated.client import ClientTraining, LocalResult, train_locally
 from shared.federated.client_states import optimizer_tensors, restore_optimizer
 from shared.federated.evaluation import EvaluatedModule
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.progress import RoundBar
-from shared.federated.seeds import derived_generator, derived_seed, global_seed
+from shared.federated.seeds import OwnRandomness, derived_generator, derived_seed, global_seed
 from shared.federated.uploads import is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.task import Task
 
+Outcome = tuple[dict[str, Tensor], LocalResult] | Exception
+"""A client's upload and report, or what went wrong."""
+
 
 class ClientWork(EvaluatedModule):
-    """Trains the clients of a round one after the other, each from the global model on its own data.
+    """Trains the clients of a round, each from the global model on its own data: in turn, or together where it pays.
 
     Attributes:
         attack: What hostile clients do.
@@ -38,40 +42,167 @@ class ClientWork(EvaluatedModule):
     client_rounds: dict[int, int]
     layout: VectorLayout
     seed: int
+    _batched = False
+
+    @property
+    def client_ids(self) -> list[int]:
+        """All clients of the data, ascending."""
+        return list(self.trainer.datamodule.client_ids)  # type: ignore[attr-defined]
 
     def _train_clients(
         self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
     ) -> dict[int, dict[str, Any]]:
         """Fill ``rows`` with origin minus each client's result; reports by position in ``participants``."""
+        many, rank = self.trainer.world_size, self.trainer.global_rank
+        places = {p: client for p, client in enumerate(participants) if owner_of(p, many) == rank}
         reports: dict[int, dict[str, Any]] = {}
-        for position, client in enumerate(participants):
-            if owner_of(position, self.trainer.world_size) != self.trainer.global_rank:
-                continue
+        outcomes = self._together if self._batched and len(places) > 1 else self._one_by_one
+        for position, outcome in outcomes(round, places, len(participants), state):
             report: dict[str, Any] = {"failure": "", "samples": 0, "loss": float("nan")}
-            try:
-                with torch.enable_grad():
-                    upload, result = self.train_client(round, client, state, (position + 1, len(participants)))
-                report |= {"samples": result.samples, "loss": result.loss}
-                fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
-                if fault is None:
-                    self.layout.difference(origin, upload, out=rows[position])
-                    fault = None if is_finite(rows[position]) else "NaN or infinite values"
-                if fault is None:
-                    if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
-                        self._scratch["states"].save(client, round, optimizer_tensors(self._scratch["optimizer"]))
-                    report["counters"] = {
-                        name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
-                    }
-                report["failure"] = fault or ""
-            except (UsageError, RunError):
-                raise
-            except Exception as error:  # whatever a client's code raises costs that client its round, nothing else
-                report["failure"] = f"{type(error).__name__}: {error}"
             reports[position] = report
-        if self.trainer.world_size > 1:
+            if isinstance(outcome, Exception):
+                report["failure"] = f"{type(outcome).__name__}: {outcome}"
+                continue
+            upload, result = outcome
+            report |= {"samples": result.samples, "loss": result.loss}
+            fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
+            if fault is None:
+                self.layout.difference(origin, upload, out=rows[position])
+                fault = None if is_finite(rows[position]) else "NaN or infinite values"
+            if fault is None:
+                if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
+                    tensors = optimizer_tensors(self._scratch["optimizer"])
+                    self._scratch["states"].save(places[position], round, tensors)
+                report["counters"] = {
+                    name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
+                }
+            report["failure"] = fault or ""
+        reports = dict(sorted(reports.items()))
+        if many > 1:
             share_rows(rows)
             reports = share_reports(reports, origin.device)
         return reports
+
+    def _one_by_one(
+        self, round: int, places: dict[int, int], participants: int, state: dict[str, Tensor]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train clients (by position in the round's list) in turn; whatever a client's code raises is its outcome."""
+        for position, client in places.items():
+            outcome: Outcome
+            try:
+                with torch.enable_grad():
+                    outcome = self.train_client(round, client, state, (position + 1, participants))
+            except (UsageError, RunError):
+                raise
+            except Exception as error:
+                outcome = error
+            yield position, outcome
+
+    def _together(
+        self, round: int, places: dict[int, int], participants: int, state: dict[str, Tensor]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train clients (by position in the round's list) as few batched computations; see :mod:`.batched`."""
+        worker = self._worker()
+        own = worker.state_dict()
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+        worker.train()
+        start = {name: parameter for name, parameter in worker.named_parameters() if parameter.requires_grad}
+        streams: dict[int, Stream] = {}
+        for position, client in places.items():
+            try:
+                streams[position] = self._stream(round, client)
+            except (UsageError, RunError):
+                raise
+            except Exception as error:
+                yield position, error
+        # Clients with about as many steps side by side: those who are done early then leave little to the others.
+        order = sorted(streams, key=lambda position: -streams[position].steps)
+        at_once = clients_at_once(worker)
+        for chunk in (order[first : first + at_once] for first in range(0, len(order), at_once)):
+            steps = streams[chunk[0]].steps
+            with torch.enable_grad():
+                outcomes = train_together(
+                    worker,
+                    start,
+                    [streams[position] for position in chunk],
+                    self.client.optimizer,
+                    on_step=lambda step, place=(chunk[-1] + 1, participants), steps=steps: self._show(  # type: ignore[misc]
+                        place, step, steps
+                    ),
+                )
+            for position, outcome in zip(chunk, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    yield position, outcome
+                else:
+                    trained, result = outcome
+                    yield position, ({name: trained.get(name, tensor) for name, tensor in state.items()}, result)
+
+    def _stream(self, round: int, client: int) -> Stream:
+        """The batches of one client's round as :func:`train_locally` would see them, one at a time on demand."""
+        loader = self._loader(round, client)
+        own_randomness = OwnRandomness(derived_seed(self.seed, "client", round, client), self.device)
+
+        def batches() -> Iterator[tuple[int, Any]]:
+            for epoch in range(self.client.epochs):
+                passing = iter(loader)
+                while True:
+                    with own_randomness():
+                        batch = next(passing, None)
+                        if batch is None:
+                            break
+                        self.local.check(batch)
+                        batch = self.transfer_batch_to_own_device(batch)
+                        if client in self.byzantine:
+                            batch = self._poison(batch)
+                    yield epoch, batch
+
+        return Stream(batches(), len(loader) * self.client.epochs)
+
+    def _choose_batching(self) -> str | None:
+        """Decide once per run whether clients are batched; why not, if they are not.
+
+        Raises:
+            UsageError: ``client.batched`` is ``always`` and something stands against it.
+        """
+        self._batched = False
+        if self.client.batched == "never":
+            return "client.batched is never"
+        worker = self._worker()
+        reason: str | None = None
+        if type(self).train_client is not ClientWork.train_client:
+            reason = f"{type(self).__name__} trains its clients in a way of its own"
+        reason = reason or obstacle(worker, self.client, str(self.trainer.precision))
+        if reason is None and self.client.batched == "auto" and not pays(worker, self.device):
+            return "it does not pay for this model on this device"
+        reason = reason or self._trial(worker)
+        if reason is not None and self.client.batched == "always":
+            raise UsageError(f"client.batched can be always only where clients can be trained together, but {reason}")
+        self._batched = reason is None
+        return reason
+
+    def _trial(self, worker: Task) -> str | None:
+        """Try the first batch of the first client that has one."""
+        for client in self.client_ids:
+            try:
+                loader = self._loader(0, client)
+                workers, batch = loader.num_workers, next(iter(loader), None)
+            except Exception:  # such a client is left out of its round and told there
+                continue
+            if workers:
+                return "each client's loader would have worker processes of its own (data.num_workers is not 0)"
+            if batch is not None:
+                return trial_fault(worker.train(), self.transfer_batch_to_own_device(batch))
+        return None
+
+    def _loader(self, round: int, client: int) -> Any:
+        generator = derived_generator(self.seed, "shuffle", round, client)
+        return self.trainer.datamodule.client_loader(client, generator)  # type: ignore[attr-defined]
+
+    def _show(self, place: tuple[int, int], step: int, steps: int) -> None:
+        bar = self.trainer.progress_bar_callback
+        if isinstance(bar, RoundBar):
+            bar.client_step(*place, step, steps)
 
     def train_client(
         self, round: int, client: int, state: Mapping[str, Tensor], place: tuple[int, int] = (1, 1)
@@ -84,10 +215,7 @@ class ClientWork(EvaluatedModule):
         optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
         if self.client.keep_optimizer and client in self.client_rounds:
             restore_optimizer(optimizer, self._scratch["states"].load(client, self.client_rounds[client]))
-        loader = self.trainer.datamodule.client_loader(  # type: ignore[attr-defined]
-            client, derived_generator(self.seed, "shuffle", round, client)
-        )
-        bar = self.trainer.progress_bar_callback
+        loader = self._loader(round, client)
         steps = len(loader) * self.client.epochs
         poison = self._poison if client in self.byzantine else None
         with global_seed(derived_seed(self.seed, "client", round, client), self.device):
@@ -99,7 +227,7 @@ class ClientWork(EvaluatedModule):
                 poison=poison,
                 to_device=self.transfer_batch_to_own_device,
                 forward_context=self.trainer.precision_plugin.forward_context,
-                on_step=lambda step: bar.client_step(*place, step, steps) if isinstance(bar, RoundBar) else None,
+                on_step=lambda step: self._show(place, step, steps),
             )
         self._scratch["optimizer"] = optimizer
         return {name: own[name] for name in state}, result

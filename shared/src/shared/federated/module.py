@@ -146,6 +146,7 @@ class FederatedModule(ClientWork):
         template = self.communicated()
         self._scratch["worker"] = None
         self._scratch["template"] = {name: tensor.clone() for name, tensor in template.items()}
+        self._choose_batching()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Advance the clock by one round, or (centralised) take an ordinary step."""
@@ -180,11 +181,6 @@ class FederatedModule(ClientWork):
             self.client_rounds = {int(k): r for k, r in extra["client_rounds"].items()}
 
     # ------------------------------------------------------------------ a round
-
-    @property
-    def client_ids(self) -> list[int]:
-        """All clients of the data, ascending."""
-        return list(self.trainer.datamodule.client_ids)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def run_round(self, round: int) -> None:
@@ -267,6 +263,7 @@ class FederatedModule(ClientWork):
             "byzantine": list(self.byzantine),
             "weighting": self.weighting,
             "participation": self.participation,
+            "batched_clients": self._batched,
             "coordinates": self.layout.size,
             "payload_bytes": sum(self.meter.measure(self.communicated()).values()),
             "bytes": dict(self.ledger.totals),
