@@ -199,6 +199,10 @@ def obstacle(model: Task, training: ClientTraining, precision: str) -> str | Non
         return f"{type(model).__name__} does not offer the losses of single items"
     if training.keep_optimizer:
         return "client.keep_optimizer gives each client a state of its own"
+    if training.scheduler is not None:
+        return "client.scheduler is counted for each client"
+    if training.accumulate > 1:
+        return "client.accumulate is above 1"
     if training.proximal:
         return "client.proximal is not 0"
     if training.max_grad_norm is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from shared.errors import RunError, UsageError
 from shared.federated.attack import Attack
 from shared.federated.batched import Stream, clients_at_once, obstacle, pays, train_together, trial_fault
 from shared.federated.client import ClientTraining, LocalResult, train_locally
-from shared.federated.client_states import optimizer_tensors, restore_optimizer
+from shared.federated.client_states import ClientStates, optimizer_tensors, restore_optimizer, scheduler_after
 from shared.federated.evaluation import EvaluatedModule
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.progress import RoundBar
@@ -20,6 +20,8 @@ from shared.federated.uploads import is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.task import Task
 
+PERSONAL, STEPS = "personal/", "schedule/steps"
+"""Names in a client's state beside the optimiser's."""
 Outcome = tuple[dict[str, Tensor], LocalResult] | Exception
 """A client's upload and report, or what went wrong."""
 
@@ -41,8 +43,22 @@ class ClientWork(EvaluatedModule):
     client: ClientTraining
     client_rounds: dict[int, int]
     layout: VectorLayout
+    regime: Literal["federated", "local", "centralised"]
     seed: int
     _batched = False
+    _trained: frozenset[str]
+
+    def communicated(self) -> dict[str, Tensor]:
+        """The named tensors that clients and server exchange: the whole state of ``local``.
+
+        A method that sends less names less; what is neither sent nor :meth:`personal` is the same for all and never
+        changes.
+        """
+        return dict(self.local.state_dict())
+
+    def exchanged(self) -> dict[str, Tensor]:
+        """What travels in this regime."""
+        return self.communicated()
 
     @property
     def client_ids(self) -> list[int]:
@@ -70,9 +86,11 @@ class ClientWork(EvaluatedModule):
                 self.layout.difference(origin, upload, out=rows[position])
                 fault = None if is_finite(rows[position]) else "NaN or infinite values"
             if fault is None:
-                if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
-                    tensors = optimizer_tensors(self._scratch["optimizer"])
-                    self._scratch["states"].save(places[position], round, tensors)
+                memory = self._scratch.get("memory")
+                if memory and not all(is_finite(t) for t in memory.values() if t.is_floating_point()):
+                    fault = "NaN or infinite values"
+                elif memory:  # only now: a client that failed goes on from its last good state
+                    self._scratch["states"].save(places[position], round, memory)
                 report["counters"] = {
                     name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
                 }
@@ -103,9 +121,7 @@ class ClientWork(EvaluatedModule):
     ) -> Iterator[tuple[int, Outcome]]:
         """Train clients (by position in the round's list) as few batched computations; see :mod:`.batched`."""
         worker = self._worker()
-        own = worker.state_dict()
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+        self._load(worker, state, {})
         worker.train()
         start = {name: parameter for name, parameter in worker.named_parameters() if parameter.requires_grad}
         streams: dict[int, Stream] = {}
@@ -172,6 +188,8 @@ class ClientWork(EvaluatedModule):
         reason: str | None = None
         if type(self).train_client is not ClientWork.train_client:
             reason = f"{type(self).__name__} trains its clients in a way of its own"
+        if self.personal():
+            reason = reason or "each client has tensors of its own"
         reason = reason or obstacle(worker, self.client, str(self.trainer.precision))
         if reason is None and self.client.batched == "auto" and not pays(worker, self.device):
             return "it does not pay for this model on this device"
@@ -210,33 +228,78 @@ class ClientWork(EvaluatedModule):
         """One client's work from the global ``state``: the tensors that it uploads and what it reports."""
         worker = self._worker()
         own = worker.state_dict()
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+        memory = self._recall(client)
+        self._load(worker, state, memory)
         optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
-        if self.client.keep_optimizer and client in self.client_rounds:
-            restore_optimizer(optimizer, self._scratch["states"].load(client, self.client_rounds[client]))
+        steps_before = int(memory.get(STEPS, 0))
+        scheduler = self.client.scheduler and scheduler_after(self.client.scheduler, optimizer, steps_before)
+        if self.client.keep_optimizer and memory:
+            restore_optimizer(optimizer, memory)
         loader = self._loader(round, client)
         steps = len(loader) * self.client.epochs
-        poison = self._poison if client in self.byzantine else None
+        poison = self._poison if client in self.byzantine and self.regime == "federated" else None
         with global_seed(derived_seed(self.seed, "client", round, client), self.device):
             result = train_locally(
                 worker,
                 loader,
                 self.client,
                 optimizer,
+                scheduler=scheduler,
+                anchored=state.keys(),
                 poison=poison,
                 to_device=self.transfer_batch_to_own_device,
                 forward_context=self.trainer.precision_plugin.forward_context,
                 on_step=lambda step: self._show(place, step, steps),
             )
-        self._scratch["optimizer"] = optimizer
+        memory = {PERSONAL + name: own[name] for name in self.personal()}
+        if self.client.keep_optimizer:
+            memory |= optimizer_tensors(optimizer)
+        if scheduler is not None:
+            memory[STEPS] = torch.tensor(steps_before + result.steps)
+        self._scratch["memory"] = memory
         return {name: own[name] for name in state}, result
 
+    # ------------------------------------------------------------------ what stays with a client
+
+    def personal(self) -> dict[str, Tensor]:
+        """The named tensors of ``local`` that each client keeps for itself, with the values that all start from.
+
+        None by default. They are trained like all others, stored with the client's state and never averaged; the
+        server's copy keeps its first values.
+        """
+        return {}
+
+    def _recall(self, client: int) -> dict[str, Tensor]:
+        """What a client stored after its last good round."""
+        keeps = self.client.keep_optimizer or self.client.scheduler is not None or bool(self.personal())
+        if not keeps or client not in self.client_rounds:
+            return {}
+        states: ClientStates = self._scratch["states"]
+        return states.load(client, self.client_rounds[client])
+
+    def _load(self, worker: Task, state: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
+        """Bring the working copy to the global ``state`` and a client's own tensors."""
+        own = worker.state_dict()
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+        for name, tensor in self.personal().items():
+            own[name].copy_(memory.get(PERSONAL + name, tensor))
+        global_buffers = dict(self.local.named_buffers())
+        for name, buffer in worker.named_buffers():
+            if (
+                name not in state and PERSONAL + name not in memory
+            ):  # what a forward pass changed is forgotten unless it travels or is kept
+                buffer.copy_(global_buffers[name])
+
     def _worker(self) -> Task:
-        """The working copy that clients train one after the other."""
+        """The working copy that clients train one after the other; it shares with ``local`` what nobody changes."""
         if self._scratch.get("worker") is None:
-            worker = deepcopy(self.local)
-            worker.requires_grad_(True)
+            changing = self._trained | self.exchanged().keys() | self.personal().keys()
+            fixed = {id(p): p for name, p in self.local.named_parameters() if name not in changing}
+            worker = deepcopy(self.local, fixed)
+            for name, parameter in worker.named_parameters():
+                if name in self._trained:
+                    parameter.requires_grad_(True)
             self._scratch["worker"] = worker
         return self._scratch["worker"]
 

@@ -84,7 +84,13 @@ class FederatedModule(ClientWork):
         self.seed = seed
         self.automatic_optimization = regime == "centralised"
 
+        self._trained = frozenset(name for name, p in local.named_parameters() if p.requires_grad)
         state = self.communicated()
+        stray = sorted(self._trained - state.keys() - self.personal().keys())
+        if stray:
+            raise UsageError(
+                f"model.local: what is trained must travel or be personal, got {stray[0]}, which is neither"
+            )
         buffers = frozenset(name for name, _ in local.named_buffers())
         self.layout = VectorLayout(state, last=frozenset() if include_buffers else buffers)
         self.meter = PayloadMeter({"parameters": frozenset(state) - buffers, "buffers": buffers & frozenset(state)})
@@ -99,12 +105,6 @@ class FederatedModule(ClientWork):
             else:
                 aggregator.setup(state)
             self.attack.setup(self.layout.head)
-
-    # ------------------------------------------------------------------ what travels
-
-    def communicated(self) -> dict[str, Tensor]:
-        """The named tensors that clients and server exchange: the whole state of ``local``."""
-        return dict(self.local.state_dict())
 
     # ------------------------------------------------------------------ Lightning hooks
 
