@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from shared.federated.progress import RoundBar
 from shared.federated.seeds import OwnRandomness, derived_generator, derived_seed, global_seed
 from shared.federated.uploads import is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
+from shared.runs import folder_of_checkpoint
 from shared.task import Task
 
 PERSONAL, STEPS = "personal/", "schedule/steps"
@@ -57,8 +59,12 @@ class ClientWork(EvaluatedModule):
         return dict(self.local.state_dict())
 
     def exchanged(self) -> dict[str, Tensor]:
-        """What travels in this regime."""
-        return self.communicated()
+        """What travels in this regime: nothing where every client trains alone."""
+        return {} if self.regime == "local" else self.communicated()
+
+    def kept(self) -> dict[str, Tensor]:
+        """What stays with each client in this regime: the :meth:`personal` tensors, and those that do not travel."""
+        return self.personal() | (self.communicated() if self.regime == "local" else {})
 
     @property
     def client_ids(self) -> list[int]:
@@ -97,7 +103,8 @@ class ClientWork(EvaluatedModule):
             report["failure"] = fault or ""
         reports = dict(sorted(reports.items()))
         if many > 1:
-            share_rows(rows)
+            if rows.numel():
+                share_rows(rows)
             reports = share_reports(reports, origin.device)
         return reports
 
@@ -188,7 +195,7 @@ class ClientWork(EvaluatedModule):
         reason: str | None = None
         if type(self).train_client is not ClientWork.train_client:
             reason = f"{type(self).__name__} trains its clients in a way of its own"
-        if self.personal():
+        if self.kept():
             reason = reason or "each client has tensors of its own"
         reason = reason or obstacle(worker, self.client, str(self.trainer.precision))
         if reason is None and self.client.batched == "auto" and not pays(worker, self.device):
@@ -251,7 +258,7 @@ class ClientWork(EvaluatedModule):
                 forward_context=self.trainer.precision_plugin.forward_context,
                 on_step=lambda step: self._show(place, step, steps),
             )
-        memory = {PERSONAL + name: own[name] for name in self.personal()}
+        memory = {PERSONAL + name: own[name] for name in self.kept()}
         if self.client.keep_optimizer:
             memory |= optimizer_tensors(optimizer)
         if scheduler is not None:
@@ -269,9 +276,34 @@ class ClientWork(EvaluatedModule):
         """
         return {}
 
+    def owners(self) -> list[int]:
+        """All clients where each trains alone."""
+        return self.client_ids if self.regime == "local" else []
+
+    def model_of(self, client: int) -> Task:
+        """The shared model, or where clients keep tensors of their own a copy with those of ``client``."""
+        if not self.kept() or self.regime == "centralised":
+            return self.local
+        if client not in self._recalled:
+            if self.client_rounds and "states" not in self._scratch:
+                self._scratch["states"] = ClientStates(self._states_folder())
+            self._recalled[client] = self._recall(client)
+        worker = self._worker()
+        self._load(worker, self.exchanged(), self._recalled[client])
+        worker.eval()
+        return worker
+
+    def _states_folder(self) -> Path:
+        """Where the checkpoint that is evaluated left the clients' states."""
+        checkpoint = self.trainer.ckpt_path
+        folder = folder_of_checkpoint(Path(checkpoint)) if checkpoint else None
+        if folder is None:
+            raise UsageError("ckpt_path must lie in its run folder, beside the clients' own tensors")
+        return folder / "clients"
+
     def _recall(self, client: int) -> dict[str, Tensor]:
         """What a client stored after its last good round."""
-        keeps = self.client.keep_optimizer or self.client.scheduler is not None or bool(self.personal())
+        keeps = self.client.keep_optimizer or self.client.scheduler is not None or bool(self.kept())
         if not keeps or client not in self.client_rounds:
             return {}
         states: ClientStates = self._scratch["states"]
@@ -282,7 +314,7 @@ class ClientWork(EvaluatedModule):
         own = worker.state_dict()
         for name, tensor in state.items():
             own[name].copy_(tensor)
-        for name, tensor in self.personal().items():
+        for name, tensor in self.kept().items():
             own[name].copy_(memory.get(PERSONAL + name, tensor))
         global_buffers = dict(self.local.named_buffers())
         for name, buffer in worker.named_buffers():
@@ -294,7 +326,7 @@ class ClientWork(EvaluatedModule):
     def _worker(self) -> Task:
         """The working copy that clients train one after the other; it shares with ``local`` what nobody changes."""
         if self._scratch.get("worker") is None:
-            changing = self._trained | self.exchanged().keys() | self.personal().keys()
+            changing = self._trained | self.exchanged().keys() | self.kept().keys()
             fixed = {id(p): p for name, p in self.local.named_parameters() if name not in changing}
             worker = deepcopy(self.local, fixed)
             for name, parameter in worker.named_parameters():

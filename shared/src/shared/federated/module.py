@@ -38,7 +38,9 @@ class FederatedModule(ClientWork):
         attack: What hostile clients do.
         byzantine: Ids of the hostile clients; fewer than half of all.
         client: The local training recipe.
-        regime: ``federated``, or ``centralised``: the same model trained on the pooled data in the ordinary way.
+        regime: ``federated``; ``centralised``: the same model trained on the pooled data in the ordinary way;
+            ``local``: every client trains a model of its own on its own data for as many rounds, nothing travels and
+            nobody attacks. Scores are then those of each client's own model, and their mean over clients.
         weighting: ``equal``, or ``samples``: clients count by their number of training samples, for rules that
             look at weights.
         participation: Share of the clients that take part in a round, drawn anew each round; at least one.
@@ -58,7 +60,7 @@ class FederatedModule(ClientWork):
         attack: Attack | None = None,
         byzantine: Sequence[int] = (),
         client: ClientTraining | None = None,
-        regime: Literal["federated", "centralised"] = "federated",
+        regime: Literal["federated", "local", "centralised"] = "federated",
         weighting: Literal["equal", "samples"] = "equal",
         participation: float = 1.0,
         min_clients: int = 1,
@@ -92,14 +94,17 @@ class FederatedModule(ClientWork):
                 f"model.local: what is trained must travel or be personal, got {stray[0]}, which is neither"
             )
         buffers = frozenset(name for name, _ in local.named_buffers())
-        self.layout = VectorLayout(state, last=frozenset() if include_buffers else buffers)
+        self.layout = VectorLayout(self.exchanged(), last=frozenset() if include_buffers else buffers)
         self.meter = PayloadMeter({"parameters": frozenset(state) - buffers, "buffers": buffers & frozenset(state)})
         self.ledger = Ledger()
         self.client_rounds: dict[int, int] = {}
-        if regime == "federated":
+        if regime == "local" and evaluate_round_start:
+            raise UsageError("model.evaluate_round_start must be false where model.regime is local, got true")
+        if regime != "centralised":
             # An optimiser with rate 0 is what makes Lightning count steps; its parameter is never communicated.
             self.clock = nn.Parameter(torch.zeros(()))
             local.requires_grad_(False)
+        if regime == "federated":
             if isinstance(aggregator, VectorAggregator):
                 aggregator.setup(self.layout.head)
             else:
@@ -110,7 +115,17 @@ class FederatedModule(ClientWork):
 
     def setup(self, stage: str) -> None:
         """Check the configuration against the data and the trainer."""
-        if stage != "fit" or self.regime != "federated":
+        if stage != "fit":
+            return
+        self._refuse_selection_on_test()
+        if self.regime == "centralised":
+            return
+        if str(self.trainer.precision) == "16-mixed":
+            raise UsageError(
+                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
+                "use bf16-mixed or 32-true"
+            )
+        if self.regime == "local":
             return
         clients = len(self.client_ids)
         unknown = [k for k in self.byzantine if k not in self.client_ids]
@@ -123,11 +138,16 @@ class FederatedModule(ClientWork):
             )
         if isinstance(self.aggregator, VectorAggregator):
             self.aggregator.check(max(1, round(self.participation * clients)))
-        if str(self.trainer.precision) == "16-mixed":
-            raise UsageError(
-                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
-                "use bf16-mixed or 32-true"
-            )
+
+    def _refuse_selection_on_test(self) -> None:
+        """The best round is chosen on validation data or not at all."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("test/"):
+                raise UsageError(
+                    f"the monitor of {type(callback).__name__} must be a score on validation data (data.validation "
+                    f"holds some out), got {monitor}"
+                )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The clock of the rounds, or the client's optimiser on the pooled data."""
@@ -142,8 +162,12 @@ class FederatedModule(ClientWork):
         folder = run_folder_of(self.trainer)
         self._scratch["folder"] = folder
         self._scratch["states"] = ClientStates(folder and folder / "clients")
+        if self.kept() and folder is None and self.trainer.world_size > 1:
+            raise UsageError(
+                "clients that keep tensors of their own need a run folder over several processes, got none"
+            )
         self._scratch["rounds"] = RoundLog(folder, first=self.current_epoch)
-        template = self.communicated()
+        template = self.exchanged()
         self._scratch["worker"] = None
         self._scratch["template"] = {name: tensor.clone() for name, tensor in template.items()}
         self._choose_batching()
@@ -159,7 +183,7 @@ class FederatedModule(ClientWork):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Run the round here: this hook stands outside any distributed wrapper, ``training_step`` inside it."""
-        if self.regime == "federated":
+        if self.regime != "centralised":
             if self.evaluate_round_start:
                 self._log_round_start(self.current_epoch)
             self.run_round(self.current_epoch)
@@ -184,13 +208,13 @@ class FederatedModule(ClientWork):
 
     @torch.no_grad()
     def run_round(self, round: int) -> None:
-        """One round: local training, attack, server rule, new global model; see the class.
+        """One round: local training, attack, server rule, new global model; local training alone where regime is local.
 
         Raises:
             RunError: Fewer than ``min_clients`` (or than the rule needs) good uploads.
         """
         began = time.perf_counter()
-        state = self.communicated()
+        state = self.exchanged()
         participants = participants_of_round(self.client_ids, self.participation, self.seed, round)
         origin, rows = self._working_memory(len(participants), state)
         reports = self._train_clients(round, participants, state, origin, rows)
@@ -199,6 +223,22 @@ class FederatedModule(ClientWork):
         failures = {participants[i]: r["failure"] for i, r in reports.items() if r["failure"]}
         good = [i for i, r in reports.items() if not r["failure"]]
         self._require(len(good), participants, failures)
+        if self.regime == "federated":
+            self._combine(round, participants, state, origin, rows, reports, failures, good)
+        self._log_round(round, participants, reports, failures, began, trained)
+
+    def _combine(
+        self,
+        round: int,
+        participants: list[int],
+        state: dict[str, Tensor],
+        origin: Tensor,
+        rows: Tensor,
+        reports: dict[int, dict[str, Any]],
+        failures: dict[int, str],
+        good: list[int],
+    ) -> None:
+        """Let the attack replace uploads and the rule combine them into the new global ``state``."""
         updates = rows if len(good) == len(participants) else rows[good]
         ids = [participants[i] for i in good]
         hostile = [i for i, k in enumerate(ids) if k in self.byzantine]
@@ -214,7 +254,7 @@ class FederatedModule(ClientWork):
                 aggregator=self.aggregator,
                 generator=derived_generator(self.seed, "attack", round),
             )
-            failures |= {ids[i]: "NaN or infinite values" for i in broken}
+            failures.update({ids[i]: "NaN or infinite values" for i in broken})
             if broken:
                 kept = [i for i in range(len(ids)) if i not in broken]
                 updates, ids, good = updates[kept], [ids[i] for i in kept], [good[i] for i in kept]
@@ -233,7 +273,7 @@ class FederatedModule(ClientWork):
             round=round,
             counters=reports[good[0]]["counters"],
         )
-        self._log_round(round, participants, reports, failures, ids, began, trained)
+        self._scratch["combined"] = ids
 
     def _working_memory(self, participants: int, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The global vector and room for a ``(K, d)`` matrix of updates; the memory is kept from round to round."""
@@ -243,9 +283,13 @@ class FederatedModule(ClientWork):
             self._scratch["buffer"] = buffer
         return self.layout.flatten(state, out=buffer[0]), buffer[1 : 1 + participants]
 
+    @property
+    def _hostile(self) -> tuple[int, ...]:
+        return self.byzantine if self.regime == "federated" else ()
+
     def _require(self, good: int, participants: list[int], failures: dict[int, str]) -> None:
         """Stop with one sentence if too few uploads are left."""
-        needed = max(self.min_clients, self.aggregator.min_clients)
+        needed = max(self.min_clients, self.aggregator.min_clients if self.regime == "federated" else 1)
         if good < needed:
             told = "; ".join(f"client {client}: {reason}" for client, reason in failures.items())
             raise RunError(
@@ -265,7 +309,7 @@ class FederatedModule(ClientWork):
             "participation": self.participation,
             "batched_clients": self._batched,
             "coordinates": self.layout.size,
-            "payload_bytes": sum(self.meter.measure(self.communicated()).values()),
+            "payload_bytes": 0 if self.regime == "local" else sum(self.meter.measure(self.communicated()).values()),
             "bytes": dict(self.ledger.totals),
         }
 
@@ -275,13 +319,12 @@ class FederatedModule(ClientWork):
         participants: list[int],
         reports: dict[int, dict[str, Any]],
         failures: dict[int, str],
-        ids: list[int],
         began: float,
         trained: float,
     ) -> None:
         """Ledger, ``rounds.csv``, diagnostics and the row of ``metrics.csv``."""
         folder: Path | None = self._scratch["folder"] if self.trainer.is_global_zero else None
-        payload = self.meter.measure(self._scratch["template"])
+        payload = self.meter.measure(self._scratch["template"]) if self._scratch["template"] else {}
         for position, client in enumerate(participants):
             came = not reports[position]["failure"]
             if came:
@@ -294,7 +337,7 @@ class FederatedModule(ClientWork):
         finished = time.perf_counter()
         if folder is not None:
             self._scratch["rounds"].write(round, participants, failures, finished - began)
-        losses = [r["loss"] for i, r in reports.items() if not r["failure"] and participants[i] not in self.byzantine]
+        losses = [r["loss"] for i, r in reports.items() if not r["failure"] and participants[i] not in self._hostile]
         values = {
             "train/loss": sum(losses) / len(losses) if losses else float("nan"),
             "round/seconds": finished - began,
@@ -303,6 +346,7 @@ class FederatedModule(ClientWork):
             "round/bytes_down": float(self.ledger.last_round["down"]),
             "round/bytes_up": float(self.ledger.last_round["up"]),
         }
-        values |= log_diagnostics(self.aggregator.diagnostics, ids, round, folder)
+        if self.regime == "federated":
+            values |= log_diagnostics(self.aggregator.diagnostics, self._scratch["combined"], round, folder)
         # Logged with the step, so that they stand in the file before the round's checkpoint does.
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)
