@@ -88,17 +88,22 @@ def comparison(folder: Path) -> str:
     )
 
 
-def battle(folder: Path) -> str:
-    """What `fedseca sweep` wrote."""
-    pictures = "\n".join(f"![heat map](results/sweep/{path.name})" for path in sorted(folder.glob("heatmap_*.png")))
-    return (
-        "## Every rule against every attack\n\n"
-        "`fedseca sweep --seeds '[73]' --out benchmarks/results/sweep -- --model.network.width 16`: the thirteen rules "
-        "of the paper's configs; five clients, two of them hostile. A rule collapses where it ends below half of its "
-        "own score without attack. One seed: a first look, not yet a result with a spread. Record: "
-        "`results/sweep/results.csv`; `ended` says when an attack blew a run up.\n\n"
-        f"{(folder / 'table.md').read_text()}\n{pictures}\n"
-    )
+def battles(results: Path) -> str:
+    """What `fedseca sweep` wrote into `sweep*/`, one folder after the other.
+
+    Of each folder: the command from `command.txt`, `notes.md` as it stands, the table and the heat maps.
+    """
+    parts = []
+    for table in sorted(results.glob("sweep*/table.md")):
+        folder = table.parent
+        command, notes = folder / "command.txt", folder / "notes.md"
+        parts += [f"`{command.read_text().strip()}`"] if command.exists() else []
+        parts += [notes.read_text().strip()] if notes.exists() else []
+        parts.append(table.read_text().strip())
+        pictures = sorted(folder.glob("heatmap_*.png"))
+        parts += ["\n".join(f"![heat map](results/{folder.name}/{path.name})" for path in pictures)] if pictures else []
+        parts.append(f"Record: `results/{folder.name}/results.csv`; `ended` says when an attack blew a run up.")
+    return "\n\n".join(["## Every rule against every attack", *parts]) + "\n" if parts else ""
 
 
 def main() -> None:
@@ -110,8 +115,8 @@ def main() -> None:
             parts.append(section(json.loads(file.read_text())))
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
-    if (results / "sweep" / "table.md").exists():
-        parts.append(battle(results / "sweep"))
+    if fought := battles(results):
+        parts.append(fought)
     (BENCHMARKS / "README.md").write_text("\n".join(parts))
 
 
