@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fedseca.cli import main
 from fedseca.grid import train
@@ -422,8 +423,9 @@ def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixtu
         *("fedseca", "sweep", *grid, "--partitions", '["IID", "Dirichlet:alpha=0.5"]', *small)
     ]
     (run,) = (out / "cells" / "fedseca").glob("FedSECA*Fang*IID/version_0")
-    config = (run / "config.yaml").read_text()
-    assert all(option in config for option in ("beta: 0.0\n", "gamma: 0.5\n", "lam: 0.2\n"))
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert [model["aggregator"]["init_args"][option] for option in ("beta", "gamma")] == [0, 0.5]
+    assert model["attack"]["init_args"]["lam"] == 0.2
     assert {row["rule"] for row in csv.DictReader(record.splitlines())} == {"FedAvg", "FedSECA:beta=0,gamma=0.5"}
 
 
