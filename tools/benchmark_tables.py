@@ -78,6 +78,31 @@ def rounds(record: dict[str, Any]) -> str:
     )
 
 
+def clients(record: dict[str, Any]) -> str:
+    """Batched against sequential clients."""
+    columns = ["model", "parameters", "clients", "device", "batched", "sequential", "speed-up", "95 %", "auto takes"]
+    rows = [
+        [
+            row["model"],
+            f"{row['parameters']:,}",
+            str(row["clients"]),
+            row["device"] + (f", {row['threads']} threads" if row["device"] == "cpu" else ""),
+            f"{row['batched_rounds_per_s']} rounds/s",
+            f"{row['sequential_rounds_per_s']} rounds/s",
+            f"{row['speedup']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            row["auto"],
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## Clients trained together\n\n"
+        "`benchmarks/clients.py`: whole rounds with the clients as one batched computation against one client after "
+        "the other; below 1 batching is the slower way. Rounds per second are clock time, the speed-up compares CPU "
+        f"seconds (on an accelerator clock time). {machine(record)}\n\n{markdown(columns, rows)}\n"
+    )
+
+
 def comparison(folder: Path) -> str:
     """What `fedseca compare` wrote."""
     return (
@@ -110,7 +135,7 @@ def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
     parts = [HEAD]
-    for name, section in (("aggregators", aggregators), ("rounds", rounds)):
+    for name, section in (("aggregators", aggregators), ("rounds", rounds), ("clients", clients)):
         if (file := results / f"{name}.json").exists():
             parts.append(section(json.loads(file.read_text())))
     if (results / "compare" / "table.md").exists():

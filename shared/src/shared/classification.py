@@ -84,9 +84,21 @@ class Classifier(Task):
         Raises:
             UsageError: A label is outside ``0 .. C - 1``.
         """
+        self.check(batch)
         x, y = batch
-        check_labels(y, self.num_classes)
         return F.cross_entropy(self(x), y.long(), self.class_weights, label_smoothing=self.label_smoothing)
+
+    def item_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``(N,)`` weighted, smoothed cross-entropy of each item, and ``(N,)`` the weight of its class."""
+        x, y = batch
+        losses = F.cross_entropy(
+            self(x), y.long(), self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return losses, torch.ones_like(losses) if self.class_weights is None else self.class_weights[y.long()]
+
+    def check(self, batch: Batch) -> None:
+        """Refuse labels outside ``0 .. C - 1``."""
+        check_labels(batch[1], self.num_classes)
 
     @torch.no_grad()
     def update(self, metrics: Metric, batch: Batch) -> None:

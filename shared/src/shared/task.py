@@ -23,3 +23,14 @@ class Task(LightningModule):
     def update(self, metrics: Metric, batch: Any) -> None:
         """Add the predictions for a batch to ``metrics``."""
         raise NotImplementedError
+
+    def item_losses(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """``(N,)`` losses of the items and ``(N,)`` weights, such that ``loss(batch)`` is the ratio of their sums.
+
+        Optional: with it, federated clients can be trained as one batched computation. Pure tensor arithmetic without
+        checks, since it runs inside ``torch.func.vmap``; no item may depend on another. See :meth:`check`.
+        """
+        raise NotImplementedError
+
+    def check(self, batch: Any) -> None:
+        """Refuse a batch that :meth:`loss` would refuse; where :meth:`item_losses` is used, it is asked first."""

@@ -23,7 +23,8 @@ class FederatedClassifier(FederatedModule):
         attack: What the hostile clients do.
         byzantine: Ids of the hostile clients; fewer than half of all.
         client: How a client trains in one round.
-        regime: ``federated``, or ``centralised``: the same network trained on the pooled data.
+        regime: ``federated``; ``centralised``: the same network trained on the pooled data; ``local``: every client
+            alone on its own data.
         weighting: ``equal``, or ``samples``: clients count by their number of images, for rules that look at weights.
         participation: Share of the clients that take part in a round.
         min_clients: Fewest good uploads with which a round still counts.
@@ -41,7 +42,7 @@ class FederatedClassifier(FederatedModule):
         attack: Attack,
         byzantine: list[int],
         client: ClientTraining,
-        regime: Literal["federated", "centralised"] = "federated",
+        regime: Literal["federated", "local", "centralised"] = "federated",
         weighting: Literal["equal", "samples"] = "equal",
         participation: float = 1.0,
         min_clients: int = 1,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from shared.errors import UsageError
+from shared.memory_format import channels_last
 
 
 class ImageNetwork(nn.Module):
@@ -65,7 +66,7 @@ class SmallCNN(ImageNetwork):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.7 times as fast on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x.contiguous(memory_format=torch.channels_last)))
+        return self.head(self.features(channels_last(x)))
 
 
 class ResNet18(ImageNetwork):

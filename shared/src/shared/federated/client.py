@@ -1,15 +1,16 @@
 """What one client does in one round: train a copy of the global model on its own data."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from shared.errors import UsageError
 from shared.task import Task
@@ -22,10 +23,16 @@ class ClientTraining:
     Args:
         optimizer: Optimiser of the local steps; its learning rate is constant within a round.
         epochs: Passes over the client's data in one round.
-        proximal: FedProx: adds ``proximal / 2 * ||w - w_global||^2`` over the trained parameters to the loss
-            (Li et al., MLSys 2020, eq. 2). 0 is FedAvg.
+        proximal: FedProx: adds ``proximal / 2 * ||w - w_global||^2`` over the trained parameters that travel to the
+            loss (Li et al., MLSys 2020, eq. 2). 0 is FedAvg.
+        accumulate: Batches whose mean gradient makes one step; the last step of an epoch takes what is left.
         max_grad_norm: Clip the gradient to this norm before each step; None does not clip.
         keep_optimizer: Keep each client's optimiser moments from round to round; by default each round starts anew.
+        scheduler: Learning rate schedule, stepped after each step of the optimiser and counted per client over the
+            whole run, also where the optimiser starts anew; None keeps the rate constant.
+        batched: Train the clients of a round as one batched computation in place of one after the other, with the same
+            batches and, up to rounding, the same result. ``auto`` does it where the model and the recipe allow it and
+            it pays (:func:`shared.federated.batched.pays`); ``always`` is refused where it is impossible.
     """
 
     optimizer: OptimizerCallable = field(default_factory=lambda: partial(AdamW, lr=1e-3, weight_decay=1e-6))
@@ -33,6 +40,9 @@ class ClientTraining:
     proximal: float = 0.0
     max_grad_norm: float | None = None
     keep_optimizer: bool = False
+    accumulate: int = 1
+    scheduler: LRSchedulerCallable | None = None
+    batched: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -41,11 +51,15 @@ class ClientTraining:
             raise UsageError(f"client.proximal must be at least 0, got {self.proximal}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise UsageError(f"client.max_grad_norm must be above 0, got {self.max_grad_norm}")
+        if self.accumulate < 1:
+            raise UsageError(f"client.accumulate must be at least 1, got {self.accumulate}")
+        if self.batched not in ("auto", "always", "never"):
+            raise UsageError(f"client.batched must be auto, always or never, got {self.batched}")
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a client reports beside its tensors. ``loss`` is the mean over its steps, without the proximal term."""
+    """What a client reports beside its tensors. ``loss`` is the mean over its batches, without the proximal term."""
 
     samples: int
     steps: int
@@ -58,6 +72,8 @@ def train_locally(
     training: ClientTraining,
     optimizer: Optimizer,
     *,
+    scheduler: LRScheduler | None = None,
+    anchored: Collection[str] | None = None,
     poison: Callable[[Any], Any] | None = None,
     to_device: Callable[[Any], Any] = lambda batch: batch,
     forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -73,40 +89,62 @@ def train_locally(
         loader: Batches of one pass; iterated once per epoch.
         training: The local recipe.
         optimizer: An optimiser over the parameters of ``model``.
+        scheduler: Stepped after each step of the optimiser.
+        anchored: Names of the parameters that the proximal term holds; ``None`` means all that are trained.
         poison: Replaces each batch (hostile clients).
         to_device: Moves a batch to the model's device.
         forward_context: Entered around each forward pass (mixed precision).
-        on_step: Called after each step with the number of steps so far.
+        on_step: Called after each batch with the number of batches so far.
 
     Returns:
         Samples seen in one epoch, steps made and the mean loss.
     """
     model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    anchor = [p.detach().clone() for p in trained] if training.proximal else []
-    total, steps, samples = torch.zeros((), device=trained[0].device), 0, 0
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = list(named.values())
+    held = [p for name, p in named.items() if anchored is None or name in anchored] if training.proximal else []
+    anchor = [p.detach().clone() for p in held]
+    total, batches, steps, samples = torch.zeros((), device=trained[0].device), 0, 0, 0
+
+    def step(gathered: int) -> None:
+        if gathered > 1:
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter.grad.div_(gathered)
+        if training.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
     for epoch in range(training.epochs):
+        gathered = 0
         for batch in loader:
             batch = to_device(batch)
             if poison is not None:
                 batch = poison(batch)
-            optimizer.zero_grad(set_to_none=True)
+            if gathered == 0:
+                optimizer.zero_grad(set_to_none=True)
             with forward_context():
                 loss = model.loss(batch)
             total += loss.detach()
             if anchor:
                 loss = loss + training.proximal / 2 * sum(
-                    (p - a).square().sum() for p, a in zip(trained, anchor, strict=True)
+                    (p - a).square().sum() for p, a in zip(held, anchor, strict=True)
                 )
             loss.backward()
-            if training.max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)
-            optimizer.step()
-            steps += 1
+            gathered += 1
+            batches += 1
+            if gathered == training.accumulate:
+                step(gathered)
+                steps, gathered = steps + 1, 0
             if epoch == 0:
                 samples += batch_size(batch)
-            on_step(steps)
-    return LocalResult(samples, steps, float(total) / steps if steps else float("nan"))
+            on_step(batches)
+        if gathered:
+            step(gathered)
+            steps += 1
+    return LocalResult(samples, steps, float(total) / batches if batches else float("nan"))
 
 
 def batch_size(batch: Any) -> int:

@@ -1,14 +1,18 @@
 """What a client remembers between rounds, in one safetensors file per client and round."""
 
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from shared.errors import RunError
+from shared.errors import RunError, UsageError
 
 KEPT = 3
 FILE = re.compile(r"round=(\d+)\.safetensors")
@@ -76,6 +80,28 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give an optimiser the state that :func:`optimizer_tensors` took from an equal one."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
+        if "/" in name:  # personal tensors and the schedule's counter
+            continue
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def scheduler_after(build: Callable[[Optimizer], Any], optimizer: Optimizer, steps: int) -> LRScheduler:
+    """A learning rate schedule that has made ``steps`` steps.
+
+    It is replayed from the start, since schedules keep functions and counters that are no tensors; so it goes on with
+    the same bits.
+
+    Raises:
+        UsageError: A schedule that follows a score has no counter to go on from.
+    """
+    scheduler = build(optimizer)
+    if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+        raise UsageError(f"client.scheduler must depend on the step alone, got {type(scheduler).__name__}")
+    with warnings.catch_warnings():
+        # It expects a step of the optimiser between two of its own.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for _ in range(steps):
+            scheduler.step()
+    return scheduler

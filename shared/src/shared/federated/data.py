@@ -11,11 +11,15 @@ class RoundClock(LightningDataModule):
 
     Beside it a federated data module has ``client_ids`` and ``client_loader(client, generator)``, the batches of one
     local epoch in an order that the generator alone decides.
+
+    It may have ``eval_clients``, a list of client ids. ``val_dataloader()`` and ``test_dataloader()`` are then lists of
+    loaders, one for each id in turn, none of them empty; together they are the pooled set. Scores are logged for the
+    pooled set and for each client.
     """
 
     def train_dataloader(self) -> Any:
         """One empty step per round, or the pooled batches of the class behind this one."""
         module = self.trainer.lightning_module if self.trainer is not None else None
-        if getattr(module, "regime", None) == "federated":
+        if getattr(module, "regime", None) in ("federated", "local"):
             return DataLoader([0], batch_size=1)  # type: ignore[arg-type]
         return super().train_dataloader()

@@ -1,35 +1,30 @@
 """Federated training as a LightningModule: one round is one epoch of one step."""
 
 import time
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from shared.checkpoints import FORMAT, require_same_tensors
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
-from shared.federated.client import ClientTraining, LocalResult, train_locally
-from shared.federated.client_states import ClientStates, optimizer_tensors, restore_optimizer
-from shared.federated.exchange import owner_of, share_reports, share_rows
+from shared.federated.client import ClientTraining
+from shared.federated.client_states import ClientStates
+from shared.federated.client_work import ClientWork
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
-from shared.federated.progress import RoundBar
 from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
-from shared.federated.seeds import derived_generator, derived_seed, global_seed
+from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
-from shared.federated.uploads import is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.runs import run_folder_of
 from shared.task import Task
 
 
-class FederatedModule(LightningModule):
+class FederatedModule(ClientWork):
     """Clients train copies of ``local`` on their own data; a server rule combines what they upload.
 
     The round index is ``current_epoch``, so ``trainer.max_epochs`` counts rounds and checkpoints, loggers, validation
@@ -43,7 +38,9 @@ class FederatedModule(LightningModule):
         attack: What hostile clients do.
         byzantine: Ids of the hostile clients; fewer than half of all.
         client: The local training recipe.
-        regime: ``federated``, or ``centralised``: the same model trained on the pooled data in the ordinary way.
+        regime: ``federated``; ``centralised``: the same model trained on the pooled data in the ordinary way;
+            ``local``: every client trains a model of its own on its own data for as many rounds, nothing travels and
+            nobody attacks. Scores are then those of each client's own model, and their mean over clients.
         weighting: ``equal``, or ``samples``: clients count by their number of training samples, for rules that
             look at weights.
         participation: Share of the clients that take part in a round, drawn anew each round; at least one.
@@ -56,8 +53,6 @@ class FederatedModule(LightningModule):
         seed: Seed of everything random in the rounds.
     """
 
-    local: Task
-
     def __init__(
         self,
         local: Task,
@@ -65,7 +60,7 @@ class FederatedModule(LightningModule):
         attack: Attack | None = None,
         byzantine: Sequence[int] = (),
         client: ClientTraining | None = None,
-        regime: Literal["federated", "centralised"] = "federated",
+        regime: Literal["federated", "local", "centralised"] = "federated",
         weighting: Literal["equal", "samples"] = "equal",
         participation: float = 1.0,
         min_clients: int = 1,
@@ -91,35 +86,46 @@ class FederatedModule(LightningModule):
         self.seed = seed
         self.automatic_optimization = regime == "centralised"
 
+        self._trained = frozenset(name for name, p in local.named_parameters() if p.requires_grad)
         state = self.communicated()
+        stray = sorted(self._trained - state.keys() - self.personal().keys())
+        if stray:
+            raise UsageError(
+                f"model.local: what is trained must travel or be personal, got {stray[0]}, which is neither"
+            )
         buffers = frozenset(name for name, _ in local.named_buffers())
-        self.layout = VectorLayout(state, last=frozenset() if include_buffers else buffers)
+        self.layout = VectorLayout(self.exchanged(), last=frozenset() if include_buffers else buffers)
         self.meter = PayloadMeter({"parameters": frozenset(state) - buffers, "buffers": buffers & frozenset(state)})
         self.ledger = Ledger()
         self.client_rounds: dict[int, int] = {}
-        if regime == "federated":
+        if regime == "local" and evaluate_round_start:
+            raise UsageError("model.evaluate_round_start must be false where model.regime is local, got true")
+        if regime != "centralised":
             # An optimiser with rate 0 is what makes Lightning count steps; its parameter is never communicated.
             self.clock = nn.Parameter(torch.zeros(()))
             local.requires_grad_(False)
+        if regime == "federated":
             if isinstance(aggregator, VectorAggregator):
                 aggregator.setup(self.layout.head)
             else:
                 aggregator.setup(state)
             self.attack.setup(self.layout.head)
-        # Not registered as submodules: they are scratch space, no part of the model.
-        self._scratch: dict[str, Any] = {}
-
-    # ------------------------------------------------------------------ what travels
-
-    def communicated(self) -> dict[str, Tensor]:
-        """The named tensors that clients and server exchange: the whole state of ``local``."""
-        return dict(self.local.state_dict())
 
     # ------------------------------------------------------------------ Lightning hooks
 
     def setup(self, stage: str) -> None:
         """Check the configuration against the data and the trainer."""
-        if stage != "fit" or self.regime != "federated":
+        if stage != "fit":
+            return
+        self._refuse_selection_on_test()
+        if self.regime == "centralised":
+            return
+        if str(self.trainer.precision) == "16-mixed":
+            raise UsageError(
+                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
+                "use bf16-mixed or 32-true"
+            )
+        if self.regime == "local":
             return
         clients = len(self.client_ids)
         unknown = [k for k in self.byzantine if k not in self.client_ids]
@@ -132,11 +138,16 @@ class FederatedModule(LightningModule):
             )
         if isinstance(self.aggregator, VectorAggregator):
             self.aggregator.check(max(1, round(self.participation * clients)))
-        if str(self.trainer.precision) == "16-mixed":
-            raise UsageError(
-                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
-                "use bf16-mixed or 32-true"
-            )
+
+    def _refuse_selection_on_test(self) -> None:
+        """The best round is chosen on validation data or not at all."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("test/"):
+                raise UsageError(
+                    f"the monitor of {type(callback).__name__} must be a score on validation data (data.validation "
+                    f"holds some out), got {monitor}"
+                )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The clock of the rounds, or the client's optimiser on the pooled data."""
@@ -151,10 +162,15 @@ class FederatedModule(LightningModule):
         folder = run_folder_of(self.trainer)
         self._scratch["folder"] = folder
         self._scratch["states"] = ClientStates(folder and folder / "clients")
+        if self.kept() and folder is None and self.trainer.world_size > 1:
+            raise UsageError(
+                "clients that keep tensors of their own need a run folder over several processes, got none"
+            )
         self._scratch["rounds"] = RoundLog(folder, first=self.current_epoch)
-        template = self.communicated()
+        template = self.exchanged()
         self._scratch["worker"] = None
         self._scratch["template"] = {name: tensor.clone() for name, tensor in template.items()}
+        self._choose_batching()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Advance the clock by one round, or (centralised) take an ordinary step."""
@@ -167,74 +183,10 @@ class FederatedModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Run the round here: this hook stands outside any distributed wrapper, ``training_step`` inside it."""
-        if self.regime == "federated":
+        if self.regime != "centralised":
             if self.evaluate_round_start:
                 self._log_round_start(self.current_epoch)
             self.run_round(self.current_epoch)
-
-    def on_validation_epoch_start(self) -> None:
-        self.local.metrics.reset()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count one batch of the pooled evaluation set."""
-        self.local.update(self.local.metrics, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the global model after the round."""
-        scores = self._log_evaluation(self._validation_prefix)
-        if not self.trainer.sanity_checking:
-            self._scratch["scores"] = (self.current_epoch + 1, scores)
-
-    def on_test_epoch_start(self) -> None:
-        self.local.metrics.reset()
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Count one batch of the test set."""
-        self.local.update(self.local.metrics, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole test set."""
-        self._log_evaluation("test")
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """Predictions of the global model."""
-        return self.local.predict_step(batch, batch_idx)
-
-    def _log_evaluation(self, prefix: str) -> dict[str, Tensor]:
-        scores = {name: value for name, value in self.local.metrics.compute().items() if value.ndim == 0}
-        self.log_dict({f"{prefix}/{name}": value for name, value in scores.items()}, sync_dist=self._many)
-        return scores
-
-    @property
-    def _validation_prefix(self) -> str:
-        on_test = getattr(self.trainer.datamodule, "val_is_test", False)  # type: ignore[attr-defined]
-        return "test" if on_test else "val"
-
-    def _log_round_start(self, round: int) -> None:
-        """Log the scores of the model as it stands; the last validation has them, unless it was longer ago."""
-        known, scores = self._scratch.get("scores", (None, {}))
-        if known != round:
-            scores = self._evaluate()
-        values = {f"{self._validation_prefix}/{name}_round_start": value for name, value in scores.items()}
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)
-
-    @torch.no_grad()
-    def _evaluate(self) -> dict[str, Tensor]:
-        """Scores of the model as it stands on the validation data, as many batches as the trainer is set to take."""
-        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        limit = self.trainer.limit_val_batches
-        batches = limit if isinstance(limit, int) else int(limit * len(loader))
-        if batches == 0:
-            return {}
-        # A copy, since whoever asks after the run wants to find the scores of the last validation in the original.
-        metrics, training = self.local.metrics.clone(), self.local.training
-        metrics.reset()
-        self.local.eval()
-        for batch in islice(loader, batches):
-            with self.trainer.precision_plugin.forward_context():
-                self.local.update(metrics, self.transfer_batch_to_own_device(batch))
-        self.local.train(training)
-        return {name: value for name, value in metrics.compute().items() if value.ndim == 0}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what lies outside the tensors: format, ledger totals, where client states stand."""
@@ -254,25 +206,15 @@ class FederatedModule(LightningModule):
 
     # ------------------------------------------------------------------ a round
 
-    @property
-    def _many(self) -> bool:
-        """Whether several processes run this; all of them log the same values, whose mean they are."""
-        return self.trainer.world_size > 1
-
-    @property
-    def client_ids(self) -> list[int]:
-        """All clients of the data, ascending."""
-        return list(self.trainer.datamodule.client_ids)  # type: ignore[attr-defined]
-
     @torch.no_grad()
     def run_round(self, round: int) -> None:
-        """One round: local training, attack, server rule, new global model; see the class.
+        """One round: local training, attack, server rule, new global model; local training alone where regime is local.
 
         Raises:
             RunError: Fewer than ``min_clients`` (or than the rule needs) good uploads.
         """
         began = time.perf_counter()
-        state = self.communicated()
+        state = self.exchanged()
         participants = participants_of_round(self.client_ids, self.participation, self.seed, round)
         origin, rows = self._working_memory(len(participants), state)
         reports = self._train_clients(round, participants, state, origin, rows)
@@ -281,6 +223,22 @@ class FederatedModule(LightningModule):
         failures = {participants[i]: r["failure"] for i, r in reports.items() if r["failure"]}
         good = [i for i, r in reports.items() if not r["failure"]]
         self._require(len(good), participants, failures)
+        if self.regime == "federated":
+            self._combine(round, participants, state, origin, rows, reports, failures, good)
+        self._log_round(round, participants, reports, failures, began, trained)
+
+    def _combine(
+        self,
+        round: int,
+        participants: list[int],
+        state: dict[str, Tensor],
+        origin: Tensor,
+        rows: Tensor,
+        reports: dict[int, dict[str, Any]],
+        failures: dict[int, str],
+        good: list[int],
+    ) -> None:
+        """Let the attack replace uploads and the rule combine them into the new global ``state``."""
         updates = rows if len(good) == len(participants) else rows[good]
         ids = [participants[i] for i in good]
         hostile = [i for i, k in enumerate(ids) if k in self.byzantine]
@@ -296,7 +254,7 @@ class FederatedModule(LightningModule):
                 aggregator=self.aggregator,
                 generator=derived_generator(self.seed, "attack", round),
             )
-            failures |= {ids[i]: "NaN or infinite values" for i in broken}
+            failures.update({ids[i]: "NaN or infinite values" for i in broken})
             if broken:
                 kept = [i for i in range(len(ids)) if i not in broken]
                 updates, ids, good = updates[kept], [ids[i] for i in kept], [good[i] for i in kept]
@@ -315,7 +273,7 @@ class FederatedModule(LightningModule):
             round=round,
             counters=reports[good[0]]["counters"],
         )
-        self._log_round(round, participants, reports, failures, ids, began, trained)
+        self._scratch["combined"] = ids
 
     def _working_memory(self, participants: int, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The global vector and room for a ``(K, d)`` matrix of updates; the memory is kept from round to round."""
@@ -325,89 +283,13 @@ class FederatedModule(LightningModule):
             self._scratch["buffer"] = buffer
         return self.layout.flatten(state, out=buffer[0]), buffer[1 : 1 + participants]
 
-    def _train_clients(
-        self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
-    ) -> dict[int, dict[str, Any]]:
-        """Fill ``rows`` with origin minus each client's result; reports by position in ``participants``."""
-        reports: dict[int, dict[str, Any]] = {}
-        for position, client in enumerate(participants):
-            if owner_of(position, self.trainer.world_size) != self.trainer.global_rank:
-                continue
-            report: dict[str, Any] = {"failure": "", "samples": 0, "loss": float("nan")}
-            try:
-                with torch.enable_grad():
-                    upload, result = self.train_client(round, client, state, (position + 1, len(participants)))
-                report |= {"samples": result.samples, "loss": result.loss}
-                fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
-                if fault is None:
-                    self.layout.difference(origin, upload, out=rows[position])
-                    fault = None if is_finite(rows[position]) else "NaN or infinite values"
-                if fault is None:
-                    if self.client.keep_optimizer:  # only now: a client that failed goes on from its last good state
-                        self._scratch["states"].save(client, round, optimizer_tensors(self._scratch["optimizer"]))
-                    report["counters"] = {
-                        name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
-                    }
-                report["failure"] = fault or ""
-            except (UsageError, RunError):
-                raise
-            except Exception as error:  # whatever a client's code raises costs that client its round, nothing else
-                report["failure"] = f"{type(error).__name__}: {error}"
-            reports[position] = report
-        if self.trainer.world_size > 1:
-            share_rows(rows)
-            reports = share_reports(reports, origin.device)
-        return reports
-
-    def train_client(
-        self, round: int, client: int, state: Mapping[str, Tensor], place: tuple[int, int] = (1, 1)
-    ) -> tuple[dict[str, Tensor], LocalResult]:
-        """One client's work from the global ``state``: the tensors that it uploads and what it reports."""
-        worker = self._worker()
-        own = worker.state_dict()
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-        optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
-        if self.client.keep_optimizer and client in self.client_rounds:
-            restore_optimizer(optimizer, self._scratch["states"].load(client, self.client_rounds[client]))
-        loader = self.trainer.datamodule.client_loader(  # type: ignore[attr-defined]
-            client, derived_generator(self.seed, "shuffle", round, client)
-        )
-        bar = self.trainer.progress_bar_callback
-        steps = len(loader) * self.client.epochs
-        poison = self._poison if client in self.byzantine else None
-        with global_seed(derived_seed(self.seed, "client", round, client), self.device):
-            result = train_locally(
-                worker,
-                loader,
-                self.client,
-                optimizer,
-                poison=poison,
-                to_device=self.transfer_batch_to_own_device,
-                forward_context=self.trainer.precision_plugin.forward_context,
-                on_step=lambda step: bar.client_step(*place, step, steps) if isinstance(bar, RoundBar) else None,
-            )
-        self._scratch["optimizer"] = optimizer
-        return {name: own[name] for name in state}, result
-
-    def transfer_batch_to_own_device(self, batch: Any) -> Any:
-        """Move a batch to the device of the model."""
-        return self.trainer.strategy.batch_to_device(batch, self.device)
-
-    def _worker(self) -> Task:
-        """The working copy that clients train one after the other."""
-        if self._scratch.get("worker") is None:
-            worker = deepcopy(self.local)
-            worker.requires_grad_(True)
-            self._scratch["worker"] = worker
-        return self._scratch["worker"]
-
-    def _poison(self, batch: Any) -> Any:
-        return self.attack.poison(batch, getattr(self.local, "num_classes", None))
+    @property
+    def _hostile(self) -> tuple[int, ...]:
+        return self.byzantine if self.regime == "federated" else ()
 
     def _require(self, good: int, participants: list[int], failures: dict[int, str]) -> None:
         """Stop with one sentence if too few uploads are left."""
-        needed = max(self.min_clients, self.aggregator.min_clients)
+        needed = max(self.min_clients, self.aggregator.min_clients if self.regime == "federated" else 1)
         if good < needed:
             told = "; ".join(f"client {client}: {reason}" for client, reason in failures.items())
             raise RunError(
@@ -425,8 +307,9 @@ class FederatedModule(LightningModule):
             "byzantine": list(self.byzantine),
             "weighting": self.weighting,
             "participation": self.participation,
+            "batched_clients": self._batched,
             "coordinates": self.layout.size,
-            "payload_bytes": sum(self.meter.measure(self.communicated()).values()),
+            "payload_bytes": 0 if self.regime == "local" else sum(self.meter.measure(self.communicated()).values()),
             "bytes": dict(self.ledger.totals),
         }
 
@@ -436,13 +319,12 @@ class FederatedModule(LightningModule):
         participants: list[int],
         reports: dict[int, dict[str, Any]],
         failures: dict[int, str],
-        ids: list[int],
         began: float,
         trained: float,
     ) -> None:
         """Ledger, ``rounds.csv``, diagnostics and the row of ``metrics.csv``."""
         folder: Path | None = self._scratch["folder"] if self.trainer.is_global_zero else None
-        payload = self.meter.measure(self._scratch["template"])
+        payload = self.meter.measure(self._scratch["template"]) if self._scratch["template"] else {}
         for position, client in enumerate(participants):
             came = not reports[position]["failure"]
             if came:
@@ -455,7 +337,7 @@ class FederatedModule(LightningModule):
         finished = time.perf_counter()
         if folder is not None:
             self._scratch["rounds"].write(round, participants, failures, finished - began)
-        losses = [r["loss"] for i, r in reports.items() if not r["failure"] and participants[i] not in self.byzantine]
+        losses = [r["loss"] for i, r in reports.items() if not r["failure"] and participants[i] not in self._hostile]
         values = {
             "train/loss": sum(losses) / len(losses) if losses else float("nan"),
             "round/seconds": finished - began,
@@ -464,6 +346,7 @@ class FederatedModule(LightningModule):
             "round/bytes_down": float(self.ledger.last_round["down"]),
             "round/bytes_up": float(self.ledger.last_round["up"]),
         }
-        values |= log_diagnostics(self.aggregator.diagnostics, ids, round, folder)
+        if self.regime == "federated":
+            values |= log_diagnostics(self.aggregator.diagnostics, self._scratch["combined"], round, folder)
         # Logged with the step, so that they stand in the file before the round's checkpoint does.
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)

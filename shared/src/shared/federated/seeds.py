@@ -6,6 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derived_seed(seed: int, purpose: str, *path: int) -> int:
@@ -33,3 +34,31 @@ def global_seed(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+class OwnRandomness:
+    """A private course of torch's global randomness, entered piece by piece: what :func:`global_seed` gives in one.
+
+    Args:
+        seed: Where it starts.
+        device: Its CUDA generator, if it has one, belongs to it as well.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.device = device
+        self._states: tuple[Tensor, Tensor | None] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Go on where the last block ended; the global state is as before afterwards."""
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            if self._states is None:
+                torch.manual_seed(self.seed)
+            else:
+                torch.set_rng_state(self._states[0])
+                if self._states[1] is not None:
+                    torch.cuda.set_rng_state(self._states[1], self.device)
+            yield
+            self._states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if cuda else None
