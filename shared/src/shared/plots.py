@@ -175,6 +175,33 @@ def small_multiples(
 
 
 @_styled
+def scaling(
+    panels: Mapping[str, Mapping[str, Curve]], *, x_label: str, y_label: str, panel_height: float = 4.2
+) -> "Figure":
+    """Panels below each other on common logarithmic scales, every series named at its right end.
+
+    A straight line of slope one doubles with its abscissa.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    _require(panels, "scaling", "panels")
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    figure = Figure(figsize=(WIDTH, len(panels) * panel_height), layout="constrained")
+    grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (panel, series) in zip(grid, panels.items(), strict=True):
+        _draw_curves(axes, series, names)
+        axes.set(title=panel, xscale="log", yscale="log", ylabel=y_label)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(labelbottom=True)
+    grid[-1].set_xlabel(x_label)
+    figure.draw_without_rendering()  # fixes the axis limits, without which the ends have no place on the page
+    for axes, series in zip(grid, panels.values(), strict=True):
+        _label_ends(axes, series)
+    return figure
+
+
+@_styled
 def heatmap(
     values: ArrayLike,
     rows: Sequence[str],

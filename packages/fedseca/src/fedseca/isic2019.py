@@ -34,6 +34,9 @@ class FedIsic2019(Source):
         name: What the set is called.
     """
 
+    class_names = CLASS_NAMES
+    stored_channels = 3
+
     def __init__(self, root: str | Path, name: str = "fed-isic2019") -> None:
         self.root = Path(root)
         self.name = name

@@ -20,7 +20,7 @@ from shared.federated.client_states import ClientStates, optimizer_tensors, rest
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
 from shared.federated.progress import RoundBar
-from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
+from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round, participants_per_round
 from shared.federated.seeds import derived_generator, derived_seed, global_seed
 from shared.federated.server import combine, replace_hostile
 from shared.federated.uploads import is_finite, upload_fault
@@ -121,8 +121,21 @@ class FederatedModule(LightningModule):
         """Check the configuration against the data and the trainer."""
         if stage != "fit" or self.regime != "federated":
             return
-        clients = len(self.client_ids)
-        unknown = [k for k in self.byzantine if k not in self.client_ids]
+        self.check_clients(self.client_ids)
+        if str(self.trainer.precision) == "16-mixed":
+            raise UsageError(
+                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
+                "use bf16-mixed or 32-true"
+            )
+
+    def check_clients(self, client_ids: Sequence[int]) -> None:
+        """Refuse a federation with which the attack or the rule has no meaning.
+
+        Raises:
+            UsageError: A hostile client is none of the clients, they are no minority, or the rule needs more uploads.
+        """
+        clients = len(client_ids)
+        unknown = [k for k in self.byzantine if k not in client_ids]
         if unknown:
             raise UsageError(f"model.byzantine must name clients of 0 .. {clients - 1}, got {unknown[0]}")
         if self.byzantine and 2 * len(self.byzantine) >= clients:
@@ -131,12 +144,11 @@ class FederatedModule(LightningModule):
                 f"got {len(self.byzantine)} hostile of {clients}"
             )
         if isinstance(self.aggregator, VectorAggregator):
-            self.aggregator.check(max(1, round(self.participation * clients)))
-        if str(self.trainer.precision) == "16-mixed":
-            raise UsageError(
-                "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
-                "use bf16-mixed or 32-true"
-            )
+            self.aggregator.check(self.participants(clients))
+
+    def participants(self, clients: int) -> int:
+        """How many of ``clients`` take part in a round."""
+        return participants_per_round(clients, self.participation)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The clock of the rounds, or the client's optimiser on the pooled data."""
