@@ -126,6 +126,9 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
         if unknown:
             known = [action.dest for action in parser._actions]
             raise UsageError(f"unknown option {unknown[1]}; {nearest(unknown[1], known)}") from error
+        if missing := re.search(r"the following arguments are required: (.+)", str(error)):
+            names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
+            raise UsageError(f"{names} {'is' if ',' not in names else 'are'} required") from error
         raise UsageError(" ".join(str(error).split())) from error
     function(**options.as_dict())
 

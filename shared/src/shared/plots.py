@@ -183,7 +183,7 @@ def scaling(
     A straight line of slope one doubles with its abscissa.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     _require(panels, "scaling", "panels")
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
@@ -192,7 +192,9 @@ def scaling(
     for axes, (panel, series) in zip(grid, panels.items(), strict=True):
         _draw_curves(axes, series, names)
         axes.set(title=panel, xscale="log", yscale="log", ylabel=y_label)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.15g}"))
+            axis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelbottom=True)
     grid[-1].set_xlabel(x_label)
     figure.draw_without_rendering()  # fixes the axis limits, without which the ends have no place on the page

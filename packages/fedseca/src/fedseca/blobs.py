@@ -48,6 +48,8 @@ class Blobs(Source):
         seed: Of everything.
     """
 
+    class_names: tuple[str, ...]
+
     def __init__(
         self, train: int = 3000, test: int = 1000, classes: int = 10, size: int = 32, channels: int = 3, seed: int = 0
     ) -> None:
@@ -62,7 +64,7 @@ class Blobs(Source):
         if channels not in (1, 3):
             raise UsageError(f"data.source.channels must be 1 or 3, got {channels}")
         self.items = {"train": train, "test": test}
-        self.class_names: tuple[str, ...] = tuple(f"blob {label}" for label in range(classes))
+        self.class_names = tuple(f"blob {label}" for label in range(classes))
         self.stored_channels = channels
         self.shape = (channels, size, size)
         self.seed = seed

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedseca import blobs, cifar10, eurosat, isic2019  # noqa: F401  so that --data.source knows these readers too
+from fedseca import blobs, cifar10, digits, eurosat, isic2019  # noqa: F401  so that --data.source knows these readers too
 from shared.data import class_partition, csv_table, image_folder, npz, split_table  # noqa: F401  and these, and the partitions
 from shared.data.datamodule import ClassificationDataModule
 from shared.data.idx import Idx
