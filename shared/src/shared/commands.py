@@ -116,7 +116,7 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    about = (getdoc(function) or "").partition("\nArgs:")[0]  # the arguments are told one by one
+    about = (getdoc(function) or "").partition("\nArgs:")[0].replace("``", "`")  # the arguments are told one by one
     parser = ArgumentParser(prog=f"{program} {words[0]}", description=about, exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     try:

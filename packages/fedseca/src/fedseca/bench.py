@@ -287,7 +287,7 @@ def write_csv(measured: Sequence[Measurement], path: Path) -> Path:
 
 
 def picture(measured: Sequence[Measurement]) -> Any:
-    """Time of the clock over d, a panel per K and a line per rule, with the interval as a band."""
+    """Time of the clock over d, a panel per K and a line per rule."""
     from shared.plots import Curve, scaling
 
     panels: dict[str, dict[str, Curve]] = {}

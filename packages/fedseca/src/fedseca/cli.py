@@ -24,6 +24,7 @@ PROGRAM = Program(
         "fedseca fit --model.aggregator Krum --model.attack SignFlip --trainer.max_epochs 10",
         "fedseca fit --ckpt_path last                   # go on where the last run stopped",
         "fedseca test                                   # score its newest checkpoint",
+        "fedseca describe --config cifar10_resnet18     # what the paper's run would need, before you have its data",
         "fedseca fit --model.help                       # options of the model; --model.aggregator.help Krum",
     ),
 )

@@ -139,7 +139,7 @@ def blobs(
     sets = source.load()
     assert sets.test is not None
     if layout == "npz":
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for part, data in (("train", sets.train), ("test", sets.test)):
             arrays |= {f"x_{part}": _pixels(data), f"y_{part}": data.labels.astype(np.uint8)}
         write_npz(folder / "blobs.npz", **arrays, class_names=np.array(sets.train.class_names))
@@ -168,7 +168,7 @@ def fashion_mnist(out: str, root: str = "/usr/share/datasets/fashion-mnist") -> 
     assert sets.test is not None
     folder = claim(out, "fashion-mnist")
     file = folder / "fashion_mnist.npz"
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part, data in (("train", sets.train), ("test", sets.test)):
         arrays |= {f"x_{part}": _pixels(data)[..., 0], f"y_{part}": data.labels.astype(np.uint8)}
     write_npz(file, **arrays, class_names=np.array(sets.train.class_names))
