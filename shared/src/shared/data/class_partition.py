@@ -33,6 +33,14 @@ def items_by_class(labels: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
+def virtual_owners(labels: np.ndarray, shards: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """``(N,)`` which of ``shards`` virtual clients owns each item, by :func:`~shared.data.partition.dirichlet`."""
+    owner = np.empty(len(labels), np.int64)
+    for shard, items in enumerate(dirichlet(labels, shards, alpha, rng)):
+        owner[items] = shard
+    return owner
+
+
 @dataclass(frozen=True)
 class Strided(Partition):
     """Equal classes without a draw: of each class, client ``c`` takes items ``c, c + K, c + 2K …``.
@@ -199,10 +207,14 @@ class MergedDirichlet(Partition):
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
         _check_shards(self.shards, clients)
-        owner = np.empty(len(labels), np.int64)
-        for shard, items in enumerate(dirichlet(labels, self.shards, self.alpha, rng)):
-            owner[items] = shard
-        return merged(owner, self.shards, clients)
+        return merged(virtual_owners(labels, self.shards, self.alpha, rng), self.shards, clients)
+
+    def owners(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> np.ndarray:
+        """``(N,)`` the virtual client of each item, in the draw that a call with an equal generator settles on."""
+        while True:
+            owner = virtual_owners(labels, self.shards, self.alpha, rng)
+            if min(map(len, merged(owner, self.shards, clients))) >= self.min_size:
+                return owner
 
 
 def _check_shards(shards: int, clients: int) -> None:

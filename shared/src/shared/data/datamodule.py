@@ -35,6 +35,16 @@ class _Loaded:
     preprocessing: Preprocessing
 
 
+def _streams(seed: int) -> list[np.random.Generator]:
+    """One stream per purpose: the partition of a seed does not change when a validation share is held out."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
+
+
+def partition_stream(seed: int) -> np.random.Generator:
+    """The random stream that :class:`ClassificationDataModule` divides the training images with."""
+    return _streams(seed)[3]
+
+
 class ClassificationDataModule(LightningDataModule):
     """Training, validation and test images for classification, with the training images divided among clients.
 
@@ -186,6 +196,16 @@ class ClassificationDataModule(LightningDataModule):
         """True class of every test image, in the order of :meth:`test_dataloader`."""
         return self._loaded.test.labels.tolist()
 
+    @property
+    def train_images(self) -> LabelledImages:
+        """The training images of all clients, as stored; :attr:`shares` are rows of it."""
+        return self._loaded.train
+
+    @property
+    def shares(self) -> list[np.ndarray]:
+        """Ascending rows of :attr:`train_images` that each client owns, by client id."""
+        return self._loaded.shares
+
     @cached_property
     def train_dataset(self) -> PreparedImages:
         """The training images of all clients together."""
@@ -265,10 +285,7 @@ class ClassificationDataModule(LightningDataModule):
 
     @cached_property
     def _loaded(self) -> _Loaded:
-        # One stream per purpose: the partition of a seed does not change when a validation share is held out.
-        test_rng, validation_rng, fraction_rng, partition_rng = map(
-            np.random.default_rng, np.random.SeedSequence(self.seed).spawn(4)
-        )
+        test_rng, validation_rng, fraction_rng, _ = _streams(self.seed)
         sets = self.source.load()
         train, test, validation = sets.train, sets.test, sets.validation
         if test is None:
@@ -286,7 +303,7 @@ class ClassificationDataModule(LightningDataModule):
             check_no_leak(self.group, **{part: self._groups(data) for part, data in parts.items() if data is not None})
         if self.fraction < 1:
             train = train.subset(stratified_fraction(train.labels, self.fraction, fraction_rng))
-        shares = self.partition(train.labels, self.num_clients, partition_rng, train.columns)
+        shares = self.partition(train.labels, self.num_clients, partition_stream(self.seed), train.columns)
         shape = layout(train.pixels([0]), self.channels, self.size, self.interpolation).shape[1:]
         mean, std = self._mean_and_std(train, shape[0])
         preprocessing = Preprocessing(mean, std, self.channels, self.size, self.interpolation)

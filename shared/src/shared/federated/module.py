@@ -16,7 +16,7 @@ from shared.federated.client import ClientTraining
 from shared.federated.client_states import ClientStates
 from shared.federated.client_work import ClientWork
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
-from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
+from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round, participants_per_round
 from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
 from shared.federated.vectors import VectorLayout
@@ -127,8 +127,16 @@ class FederatedModule(ClientWork):
             )
         if self.regime == "local":
             return
-        clients = len(self.client_ids)
-        unknown = [k for k in self.byzantine if k not in self.client_ids]
+        self.check_clients(self.client_ids)
+
+    def check_clients(self, client_ids: Sequence[int]) -> None:
+        """Refuse a federation with which the attack or the rule has no meaning.
+
+        Raises:
+            UsageError: A hostile client is none of the clients, they are no minority, or the rule needs more uploads.
+        """
+        clients = len(client_ids)
+        unknown = [k for k in self.byzantine if k not in client_ids]
         if unknown:
             raise UsageError(f"model.byzantine must name clients of 0 .. {clients - 1}, got {unknown[0]}")
         if self.byzantine and 2 * len(self.byzantine) >= clients:
@@ -137,7 +145,11 @@ class FederatedModule(ClientWork):
                 f"got {len(self.byzantine)} hostile of {clients}"
             )
         if isinstance(self.aggregator, VectorAggregator):
-            self.aggregator.check(max(1, round(self.participation * clients)))
+            self.aggregator.check(self.participants(clients))
+
+    def participants(self, clients: int) -> int:
+        """How many of ``clients`` take part in a round."""
+        return participants_per_round(clients, self.participation)
 
     def _refuse_selection_on_test(self) -> None:
         """The best round is chosen on validation data or not at all."""

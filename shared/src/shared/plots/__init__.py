@@ -7,7 +7,7 @@ Matplotlib is imported on first use, because it is slow to import and most comma
 from shared.plots.bar_plots import bars
 from shared.plots.heat_maps import confusion, heatmap
 from shared.plots.image_grids import gallery
-from shared.plots.line_plots import Curve, curves, small_multiples
+from shared.plots.line_plots import Curve, curves, scaling, small_multiples
 from shared.plots.style import PRINT_DPI, SCREEN_DPI, WIDTH, save
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "gallery",
     "heatmap",
     "save",
+    "scaling",
     "small_multiples",
 ]

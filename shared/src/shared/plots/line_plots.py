@@ -97,6 +97,35 @@ def small_multiples(
     return figure
 
 
+@styled
+def scaling(
+    panels: Mapping[str, Mapping[str, Curve]], *, x_label: str, y_label: str, panel_height: float = 4.2
+) -> "Figure":
+    """Panels below each other on common logarithmic scales, every series named at its right end.
+
+    A straight line of slope one doubles with its abscissa.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    require(panels, "scaling", "panels")
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    figure = Figure(figsize=(WIDTH, len(panels) * panel_height), layout="constrained")
+    grid = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (panel, series) in zip(grid, panels.items(), strict=True):
+        _draw_curves(axes, series, names)
+        axes.set(title=panel, xscale="log", yscale="log", ylabel=y_label)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.15g}"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.tick_params(labelbottom=True)
+    grid[-1].set_xlabel(x_label)
+    figure.draw_without_rendering()  # fixes the axis limits, without which the ends have no place on the page
+    for axes, series in zip(grid, panels.values(), strict=True):
+        _label_ends(axes, series)
+    return figure
+
+
 def _draw_curves(axes: "Axes", series: Mapping[str, Curve], names: list[str]) -> None:
     """Draw the curves of one panel; the place of a name in ``names`` fixes its colour and dash."""
     from matplotlib.ticker import MaxNLocator
