@@ -10,7 +10,8 @@ class RoundClock(LightningDataModule):
     """Mixin: while rounds are run, an epoch is one step; otherwise training data are the pooled data.
 
     Beside it a federated data module has ``client_ids`` and ``client_loader(client, generator)``, the batches of one
-    local epoch in an order that the generator alone decides.
+    local epoch in an order that the generator alone decides; and, for rules that need clean data of the server,
+    ``server_samples``, how many there are, and ``server_loader(generator)``.
     """
 
     def train_dataloader(self) -> Any:

@@ -20,6 +20,7 @@ from shared.federated.client_states import ClientStates, optimizer_tensors, rest
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
 from shared.federated.progress import RoundBar
+from shared.federated.reference import needs_reference, reference_update, require_clean_data
 from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
 from shared.federated.seeds import derived_generator, derived_seed, global_seed
 from shared.federated.server import combine, replace_hostile
@@ -132,6 +133,7 @@ class FederatedModule(LightningModule):
             )
         if isinstance(self.aggregator, VectorAggregator):
             self.aggregator.check(max(1, round(self.participation * clients)))
+        require_clean_data(self.aggregator, self.trainer.datamodule)  # type: ignore[attr-defined]
         if str(self.trainer.precision) == "16-mixed":
             raise UsageError(
                 "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
@@ -276,6 +278,7 @@ class FederatedModule(LightningModule):
         participants = participants_of_round(self.client_ids, self.participation, self.seed, round)
         origin, rows = self._working_memory(len(participants), state)
         reports = self._train_clients(round, participants, state, origin, rows)
+        reference = self._reference(round, state, origin) if needs_reference(self.aggregator) else None
         trained = time.perf_counter()
 
         failures = {participants[i]: r["failure"] for i, r in reports.items() if r["failure"]}
@@ -314,6 +317,7 @@ class FederatedModule(LightningModule):
             ids=ids,
             round=round,
             counters=reports[good[0]]["counters"],
+            reference=reference,
         )
         self._log_round(round, participants, reports, failures, ids, began, trained)
 
@@ -389,6 +393,21 @@ class FederatedModule(LightningModule):
             )
         self._scratch["optimizer"] = optimizer
         return {name: own[name] for name in state}, result
+
+    def _reference(self, round: int, state: Mapping[str, Tensor], origin: Tensor) -> Tensor:
+        """What the server's own clean data ask for."""
+        return reference_update(
+            self._worker(),
+            self.trainer.datamodule,  # type: ignore[attr-defined]
+            self.client,
+            self.layout,
+            state,
+            origin,
+            seed=self.seed,
+            round=round,
+            to_device=self.transfer_batch_to_own_device,
+            forward_context=self.trainer.precision_plugin.forward_context,
+        )
 
     def transfer_batch_to_own_device(self, batch: Any) -> Any:
         """Move a batch to the device of the model."""
