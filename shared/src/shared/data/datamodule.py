@@ -314,9 +314,7 @@ class ClassificationDataModule(LightningDataModule):
         preprocessing = Preprocessing(mean, std, self.channels, self.size, self.interpolation)
         return _Loaded(train, validation, test, shares, (shape[0], shape[1], shape[2]), preprocessing, server)
 
-    def _with_server(
-        self, train: LabelledImages, rng: np.random.Generator
-    ) -> tuple[LabelledImages, LabelledImages]:
+    def _with_server(self, train: LabelledImages, rng: np.random.Generator) -> tuple[LabelledImages, LabelledImages]:
         """The clients' images and the server's; without any for the server nothing is drawn."""
         if self.server_samples >= len(train):
             raise UsageError(

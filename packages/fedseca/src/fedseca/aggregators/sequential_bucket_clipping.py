@@ -73,6 +73,8 @@ class SequentialBucketClipping(CenteredClipping):
         norms = products.diagonal()[:-1].sqrt()
         # The length of the centre is common to all and orders nobody.
         agreement = torch.where(norms > 0, products[:-1, -1] / norms, 0.0)
-        for bucket in sequential_buckets(agreement, self.size, derived_generator(self.seed, "sequential buckets", round)):
+        for bucket in sequential_buckets(
+            agreement, self.size, derived_generator(self.seed, "sequential buckets", round)
+        ):
             center = super().move(center, points[bucket], products, round)
         return center
