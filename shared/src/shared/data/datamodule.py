@@ -57,8 +57,8 @@ class ClassificationDataModule(LightningDataModule):
         group: Column of the patient (or other group) that no two sets may share; held-out shares then consist of
             whole groups.
         fraction: Share of the training images to keep, in every class.
-        server_samples: Training images that the server keeps for itself, for rules that need clean data; drawn evenly at
-            random before the rest is divided, so no client has them.
+        server_samples: Training images that the server keeps for itself, for rules that need clean data; drawn before
+            the rest is divided, so no client has them.
         image_size: Height and width to resize to; ``None`` keeps the stored size, which must then be the same for all.
         interpolation: How to resize.
         eval_interpolation: How to resize validation and test images; ``None`` does it as for training.

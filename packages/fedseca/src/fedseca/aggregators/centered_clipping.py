@@ -41,7 +41,7 @@ class CenteredClipping(VectorAggregator):
     are left out.
 
     Every centre is a combination of the uploads and the last update, so one pass gives their inner products, the steps
-    are made on coefficients (see :func:`fedseca.reweighting.lengths` for the error), and a second pass forms the result.
+    are made on coefficients (:func:`fedseca.reweighting.lengths` tells the error), and a second pass forms the result.
 
     Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, Eq. 5.
 
