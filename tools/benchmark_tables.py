@@ -66,7 +66,7 @@ def aggregators(record: dict[str, Any]) -> str:
         "## Server rules\n\n"
         "`benchmarks/aggregators.py`: 20 clients, float32. GB/s are the bytes that a rule cannot help reading and "
         "writing over its CPU seconds, beside the speed of copying memory. Results that are matrices count as extra "
-        f"memory. "
+        "memory. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 

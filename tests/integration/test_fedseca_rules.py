@@ -49,7 +49,7 @@ def test_a_rule_that_needs_clean_data_says_so(
 def test_a_server_with_clean_data_trusts_nobody_who_turns_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under SignFlip hostile uploads point away from the server's own update: their trust is 0, that of the honest is not."""
+    """Under SignFlip hostile uploads point away from the server's own update, so their trust is 0."""
     monkeypatch.chdir(tmp_path)
     words = [
         "--model.aggregator",
