@@ -28,8 +28,9 @@ __all__ = [
     "write",
 ]
 
-# A pair that takes longer than this is repeated less often.
-LONG_S = 6.0
+# All pairs together take about this long, as far as their least number allows.
+BUDGET_S = 6.0
+FEWEST = 3
 # A sample lasts at least so long: a call of less is repeated.
 SAMPLE_S = 0.05
 
@@ -49,10 +50,9 @@ class Pairs:
 
 
 def compare(ours: Callable[[], object], peer: Callable[[], object], pairs: int) -> Pairs:
-    """Time two programs in turn, after one call of each that does not count; a third as often where a pair is long."""
+    """Time two programs in turn, after one call of each that does not count; less often where a pair is long."""
     once = [cpu_and_wall(function)[1] for function in (ours, peer)]
-    if sum(once) > LONG_S:
-        pairs = max(3, pairs // 3)
+    pairs = min(pairs, max(FEWEST, int(BUDGET_S / max(sum(once), 2 * SAMPLE_S))))
     calls = [max(1, math.ceil(SAMPLE_S / seconds)) for seconds in once]
     rounds = [(cpu_and_wall(ours, calls[0]), cpu_and_wall(peer, calls[1])) for _ in range(pairs)]
     speedups = [theirs[0] / mine[0] for mine, theirs in rounds]

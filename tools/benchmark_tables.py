@@ -31,7 +31,20 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 def aggregators(record: dict[str, Any]) -> str:
     """The rules against their peers."""
-    columns = ["rule", "peer", "d", "ours", "peer", "speed-up", "95 %", "pairs", "promised", "x floor", "extra memory"]
+    columns = [
+        "rule",
+        "peer",
+        "d",
+        "ours",
+        "peer",
+        "speed-up",
+        "95 %",
+        "pairs",
+        "promised",
+        "GB/s",
+        "of copy",
+        "extra memory",
+    ]
     rows = [
         [
             row["rule"],
@@ -43,15 +56,18 @@ def aggregators(record: dict[str, Any]) -> str:
             f"{row['low']:.2f} to {row['high']:.2f}",
             str(row["pairs"]),
             "" if row["promised"] is None else f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
-            f"{row['times_floor']:.1f}",
+            f"{row['gb_s']:.1f}" if "gb_s" in row else "",
+            f"{row['of_copy_bandwidth']:.0%}" if "gb_s" in row else "",
             f"{row['peak_extra_of_input']:.2f} of the input",
         ]
         for row in record["results"]
     ]
     return (
         "## Server rules\n\n"
-        "`benchmarks/aggregators.py`: 20 clients, float32. The floor is the bytes that a rule cannot help reading and "
-        f"writing, at copy bandwidth. {machine(record)}\n\n{markdown(columns, rows)}\n"
+        "`benchmarks/aggregators.py`: 20 clients, float32. GB/s are the bytes that a rule cannot help reading and "
+        "writing over its CPU seconds, beside the speed of copying memory. Results that are matrices count as extra "
+        "memory. "
+        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
