@@ -31,7 +31,20 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 def aggregators(record: dict[str, Any]) -> str:
     """The rules against their peers."""
-    columns = ["rule", "peer", "d", "ours", "peer", "speed-up", "95 %", "pairs", "promised", "x floor", "extra memory"]
+    columns = [
+        "rule",
+        "peer",
+        "d",
+        "ours",
+        "peer",
+        "speed-up",
+        "95 %",
+        "pairs",
+        "promised",
+        "GB/s",
+        "of copy",
+        "extra memory",
+    ]
     rows = [
         [
             row["rule"],
@@ -43,15 +56,18 @@ def aggregators(record: dict[str, Any]) -> str:
             f"{row['low']:.2f} to {row['high']:.2f}",
             str(row["pairs"]),
             "" if row["promised"] is None else f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
-            f"{row['times_floor']:.1f}",
+            f"{row['gb_s']:.1f}" if "gb_s" in row else "",
+            f"{row['of_copy_bandwidth']:.0%}" if "gb_s" in row else "",
             f"{row['peak_extra_of_input']:.2f} of the input",
         ]
         for row in record["results"]
     ]
     return (
         "## Server rules\n\n"
-        "`benchmarks/aggregators.py`: 20 clients, float32. The floor is the bytes that a rule cannot help reading and "
-        f"writing, at copy bandwidth. {machine(record)}\n\n{markdown(columns, rows)}\n"
+        "`benchmarks/aggregators.py`: 20 clients, float32. GB/s are the bytes that a rule cannot help reading and "
+        "writing over its CPU seconds, beside the speed of copying memory. Results that are matrices count as extra "
+        "memory. "
+        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
@@ -113,17 +129,22 @@ def comparison(folder: Path) -> str:
     )
 
 
-def battle(folder: Path) -> str:
-    """What `fedseca sweep` wrote."""
-    pictures = "\n".join(f"![heat map](results/sweep/{path.name})" for path in sorted(folder.glob("heatmap_*.png")))
-    return (
-        "## Every rule against every attack\n\n"
-        "`fedseca sweep --seeds '[73]' --out benchmarks/results/sweep -- --model.network.width 16`: the thirteen rules "
-        "of the paper's configs; five clients, two of them hostile. A rule collapses where it ends below half of its "
-        "own score without attack. One seed: a first look, not yet a result with a spread. Record: "
-        "`results/sweep/results.csv`; `ended` says when an attack blew a run up.\n\n"
-        f"{(folder / 'table.md').read_text()}\n{pictures}\n"
-    )
+def battles(results: Path) -> str:
+    """What `fedseca sweep` wrote into `sweep*/`, one folder after the other.
+
+    Of each folder: the command from `command.txt`, `notes.md` as it stands, the table and the heat maps.
+    """
+    parts = []
+    for table in sorted(results.glob("sweep*/table.md")):
+        folder = table.parent
+        command, notes = folder / "command.txt", folder / "notes.md"
+        parts += [f"`{command.read_text().strip()}`"] if command.exists() else []
+        parts += [notes.read_text().strip()] if notes.exists() else []
+        parts.append(table.read_text().strip())
+        pictures = sorted(folder.glob("heatmap_*.png"))
+        parts += ["\n".join(f"![heat map](results/{folder.name}/{path.name})" for path in pictures)] if pictures else []
+        parts.append(f"Record: `results/{folder.name}/results.csv`; `ended` says when an attack blew a run up.")
+    return "\n\n".join(["## Every rule against every attack", *parts]) + "\n" if parts else ""
 
 
 def main() -> None:
@@ -135,8 +156,8 @@ def main() -> None:
             parts.append(section(json.loads(file.read_text())))
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
-    if (results / "sweep" / "table.md").exists():
-        parts.append(battle(results / "sweep"))
+    if fought := battles(results):
+        parts.append(fought)
     (BENCHMARKS / "README.md").write_text("\n".join(parts))
 
 

@@ -155,6 +155,43 @@ def test_plain_and_squared_distances_can_disagree() -> None:
 # What holds for all
 
 
+@pytest.mark.parametrize("size", [-1e30, 1e10, 1e30])
+@pytest.mark.parametrize("row", [0, 4])
+def test_one_huge_upload_moves_nothing_beyond_the_honest(row: int, size: float) -> None:
+    """The transcriptions in float64 say what is right: rounding of the huge row must not reach the others."""
+    g = normal(7, 40) + 1
+    limit = g.abs().max()
+    g[row] = size
+    for rule in (CoordinateMedian(), TrimmedMean(1), TrimmedMean(3), FedSECA(), FedSECA(variant="paper")):
+        assert rule(g).abs().max() <= limit, rule
+    np.testing.assert_allclose(TrimmedMean(1)(g).numpy(), slow_trimmed_mean(g, 1), rtol=1e-5, atol=1e-6)
+    for b, m, squared in ((2, 1, False), (1, 3, True)):
+        expected = slow_krum(g.double(), b, m, squared)
+        np.testing.assert_allclose(Krum(b, m, squared)(g).numpy(), expected, rtol=1e-6)
+    clipped = CenteredClipping(tau=2.0, iterations=3)(g)
+    assert clipped.norm() <= 3 * 2.0
+    expected = slow_centered_clipping(g, torch.zeros(40), 2.0, 3)
+    torch.testing.assert_close(clipped.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 9), exponent=st.integers(-8, 8))
+def test_centered_clipping_permutation_sign_scale_and_translation(seed: int, k: int, exponent: int) -> None:
+    g, c = normal(k, 33, seed, torch.float64), 2.0**exponent
+
+    def clipped(updates: Tensor, tau: float = 2.0, center: Tensor | None = None) -> Tensor:
+        rule = CenteredClipping(tau)
+        rule.center = center
+        return rule(updates)
+
+    u = clipped(g)
+    order = torch.randperm(k, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(clipped(g[order]), u)
+    torch.testing.assert_close(clipped(-g), -u)
+    torch.testing.assert_close(clipped(c * g, c * 2.0), c * u)
+    torch.testing.assert_close(clipped(g + 3, center=torch.full((33,), 3.0, dtype=torch.float64)), u + 3)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(6, 9), exponent=st.integers(-8, 8))
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("FedSECA", "CenteredClipping")])

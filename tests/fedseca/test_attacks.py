@@ -82,6 +82,14 @@ def test_alie_of_identical_clients_is_their_mean() -> None:
     assert torch.equal(craft(ALIE(), g, [3, 4]), g[:2])
 
 
+def test_alie_adds_in_weights_what_it_takes_off_updates() -> None:
+    """The sign trap: mean - z std of pseudo-gradients is mean + z std of the weights that are uploaded."""
+    g, origin = normal(5, 30).double(), normal(1, 30, seed=9)[0].double()
+    weights = origin - g
+    crafted = origin - craft(ALIE(z=0.7, jitter=0.0), g, [3, 4])
+    torch.testing.assert_close(crafted[0], weights.mean(0) + 0.7 * weights.std(0))
+
+
 def test_ipm_of_half_the_clients_cancels_the_rest() -> None:
     g = normal(6, 20)
     g[3:] = craft(IPM(eps=1.0, jitter=0.0, benign_set="honest"), g, [3, 4, 5])

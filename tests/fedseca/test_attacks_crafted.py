@@ -350,6 +350,15 @@ def test_the_type_of_the_vectors_is_kept(name: str, dtype: torch.dtype) -> None:
     assert craft(OMNISCIENT[name](), g, [3], origin=torch.zeros(20, dtype=dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("name", OMNISCIENT)
+def test_float32_agrees_with_float64(name: str) -> None:
+    g, origin = normal(7, 200), normal(1, 200, seed=9)[0]
+    single = craft(OMNISCIENT[name](), g, [3, 4], origin=origin)
+    double = craft(OMNISCIENT[name](), g.double(), [3, 4], origin=origin.double())
+    # Fang steps by the sign of the mean, the tailored search by what is highest: no rounding tips either here.
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from(["Fang", "MinMax", "MinSum", "MinMaxSumReleased"]), st.integers(0, 99), st.permutations(range(4))

@@ -4,7 +4,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedseca.blocks import BLOCK, chunk_width, finite_clients, gram, slices, squared_distances, squared_norms
+from fedseca.blocks import (
+    BLOCK,
+    chunk_width,
+    combinations,
+    distances_from,
+    finite_clients,
+    gram,
+    norms_and_products,
+    slices,
+    squared_distances,
+    squared_norms,
+)
+from fedseca.reweighting import lengths
 from shared.errors import UsageError
 
 
@@ -61,3 +73,33 @@ def test_rows_that_are_not_finite_spoil_only_themselves() -> None:
 def test_distances_are_those_of_the_translated_points(seed: int, scale: float) -> None:
     g = scale * torch.randn(5, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     torch.testing.assert_close(squared_distances(g + g[0]), squared_distances(g), rtol=1e-8, atol=1e-8 * scale**2)
+
+
+def test_cross_products_of_long_rows_and_of_rows_that_are_left_out() -> None:
+    g = torch.randn(5, 2 * BLOCK + 17, generator=torch.Generator().manual_seed(3))
+    x = g.double()
+    torch.testing.assert_close(gram(g, g[3:]), x @ x[3:].T, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(gram([*g]), gram(g), rtol=0, atol=0)
+    squared, along = norms_and_products(g, g[0])
+    torch.testing.assert_close(squared, x.square().sum(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(along, x @ x[0], rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(distances_from(g[0], g), (x - x[0]).norm(dim=1), rtol=1e-7, atol=0)
+    shares, holes = torch.rand(2, 3, generator=torch.Generator().manual_seed(4)), g.clone()
+    holes[[0, 3]] = torch.nan
+    torch.testing.assert_close(combinations(shares, holes, [1, 2, 4]), shares @ g[[1, 2, 4]], rtol=1e-5, atol=1e-5)
+
+
+def test_lengths_of_differences_are_good_to_eight_digits_of_what_is_subtracted() -> None:
+    """Far from zero, and beside an upload of 1e30: the bound that :func:`lengths` states, checked against float64."""
+    for shift in (0.0, 1e2, 1e4):
+        for size in (1.0, 1e30):
+            g = torch.randn(5, 3000, generator=torch.Generator().manual_seed(5)).add_(shift)
+            g[4] *= size
+            products = gram(g)
+            unit = torch.eye(5, dtype=torch.float64)
+            for k in range(4):
+                coefficients = unit[0] - unit[k]
+                terms = (coefficients[:, None] * coefficients * products).abs().sum()
+                exact = (g[0].double() - g[k]).norm()
+                error = (lengths(coefficients, products) - exact).abs()
+                assert error <= torch.sqrt(2**-52 * 5 * terms)

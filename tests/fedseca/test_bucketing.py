@@ -126,3 +126,19 @@ def test_meaningless_options_are_refused() -> None:
     rule(normal(3, 4))
     with pytest.raises(UsageError, match="SequentialBucketClipping: updates must have 4 coordinates as before, got 5"):
         rule(normal(3, 5))
+
+
+@pytest.mark.parametrize("make", [CenteredClipping, RandomBucketClipping, SequentialBucketClipping])
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_a_centre_far_from_zero_moves_as_one_at_zero(make: type[CenteredClipping], shift: float) -> None:
+    """Steps on inner products lose no more digits than float32 has, however far uploads and centre are from zero."""
+    g = normal(6, 500).float()
+    g[5] *= 1e20
+    near, far = make(tau=3.0), make(tau=3.0)
+    near.setup(500)
+    far.setup(500)
+    assert far.center is not None
+    far.center += shift
+    if make is SequentialBucketClipping:
+        near.move, far.move = (CenteredClipping.move.__get__(rule) for rule in (near, far))  # cosines do not translate
+    torch.testing.assert_close(far(g + shift) - shift, near(g), rtol=0, atol=1e-6 * max(1.0, shift))

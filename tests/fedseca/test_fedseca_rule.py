@@ -282,6 +282,21 @@ def test_float64_agrees_with_float32() -> None:
         )
 
 
+@pytest.mark.parametrize("size", [-1e30, 1e10, 1e30])
+@pytest.mark.parametrize("options", [{}, {"variant": "paper"}, {"rating": "cosine_raw"}], ids=str)
+def test_one_huge_upload_of_five(options: dict[str, Any], size: float) -> None:
+    g = concordant(5, 60)
+    limit = g.abs().max()
+    g[2] = size
+    spelled = {"vote_on": "raw", "clamp_on": "clipped", "keep": ">"} if "variant" in options else options
+    expected, rho = reference(g.double().numpy(), 0.5, **spelled)
+    rule = FedSECA(gamma=0.5, beta=0.0, **options)
+    u = rule(g)
+    assert u.abs().max() <= limit
+    np.testing.assert_allclose(u.numpy(), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(rule.diagnostics["rho"].numpy(), rho, rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_floats_are_computed_in_float32(dtype: torch.dtype) -> None:
     g = concordant(5, 1000, dtype=dtype)

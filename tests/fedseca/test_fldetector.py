@@ -258,6 +258,21 @@ def test_global_random_state_is_left_alone_and_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("factor", [-1.0, 2.0**-7, 2.0**9])
+def test_permutation_sign_and_scale(faithful: bool, factor: float) -> None:
+    order = [4, 0, 6, 2, 5, 1, 3]
+    plain, moved = FLDetector(window=3, faithful=faithful), FLDetector(window=3, faithful=faithful)
+    caught = 0
+    for t in range(6):
+        g = attacked(t)  # seven clients: the middle one of an even number would be another from the other side
+        torch.testing.assert_close(moved(factor * g[order], round=t), factor * plain(g, round=t))
+        suspects = plain.diagnostics["suspects"]
+        assert torch.equal(moved.diagnostics["suspects"], suspects[order])
+        caught += int(suspects.any())
+    assert caught
+
+
+@pytest.mark.parametrize("faithful", [False, True])
 def test_one_huge_upload_is_a_suspect_and_moves_nothing(faithful: bool) -> None:
     rule = FLDetector(window=3, faithful=faithful)
     for t in range(6):

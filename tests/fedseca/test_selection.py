@@ -114,6 +114,14 @@ def test_the_accelerator_path_finds_the_same_neighbours() -> None:
         assert mq._neighbours_by_sort(row, rank) == mq._neighbours_by_bracket(row.numpy(), rank)
 
 
+def test_quantile_of_more_than_16_million_entries() -> None:
+    """As many as ``torch.quantile`` has long refused; the magnitudes are 0 .. 2^24, so the answer is known."""
+    row = torch.arange(2**24 + 1, dtype=torch.float32).flip(0)
+    row[::2] *= -1
+    assert magnitude_quantile(row, 0.9) == pytest.approx(0.9 * 2**24, rel=1e-14)
+    assert magnitude_quantile(row, 1.0) == 2**24
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_quantile_of_other_types(dtype: torch.dtype) -> None:
     row = torch.randn(999, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fedseca.cli import main
 from fedseca.grid import train
@@ -400,7 +402,8 @@ def test_compare_resumes_and_draws(
 
 
 def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = ["--rules", "[FedAvg, TIES]", "--attacks", "[NoAttack, Fang]", "--seeds", "[1]", "--rounds", "1"]
+    rules = '[FedAvg, "FedSECA:beta=0,gamma=0.5"]'
+    grid = ["--rules", rules, "--attacks", '[NoAttack, "Fang:lam=0.2"]', "--seeds", "[1]", "--rounds", "1"]
     small = ["--", *TINY[:6], "--trainer.accelerator", "cpu"]
     main(["sweep", *grid, "--partitions", "[IID]", *small])
     out = empty_folder / "runs" / "sweep"
@@ -411,8 +414,27 @@ def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixtu
     assert record.startswith(first)
     assert len(record.splitlines()) == 1 + 2 * 2 * 2
     pictures = {"heatmap_IID.png", "heatmap_Dirichlet_alpha_0.5.png"}
-    assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "table.md", "report.html"} | pictures
-    assert "collapses under" in capsys.readouterr().out
+    texts = {"results.csv", "table.md", "command.txt", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"cells"} | texts | pictures
+    told = capsys.readouterr().out
+    assert "collapses under" in told
+    assert (out / "table.md").read_text().strip() in told
+    assert shlex.split((out / "command.txt").read_text()) == [
+        *("fedseca", "sweep", *grid, "--partitions", '["IID", "Dirichlet:alpha=0.5"]', *small)
+    ]
+    (run,) = (out / "cells" / "fedseca").glob("FedSECA*Fang*IID/version_0")
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert [model["aggregator"]["init_args"][option] for option in ("beta", "gamma")] == [0, 0.5]
+    assert model["attack"]["init_args"]["lam"] == 0.2
+    assert {row["rule"] for row in csv.DictReader(record.splitlines())} == {"FedAvg", "FedSECA:beta=0,gamma=0.5"}
+
+
+def test_a_sweep_with_a_wrong_entry_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    unquoted = refusal(capsys, "sweep", "--rules", "[FedSECA:beta=0,gamma=0.5]")
+    assert unquoted.startswith("rules must hold CLASS or CLASS:OPTION=VALUE")
+    assert unquoted.endswith("in quotes, got 'gamma=0.5'")
+    assert refusal(capsys, "sweep", "--attacks", "[]") == "attacks must hold at least one, got []"
+    assert refusal(capsys, "compare", "--seeds", "[]") == "seeds must hold at least one, got []"
 
 
 def test_a_run_that_an_attack_blows_up_is_a_result(empty_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Rules that need more of the engine than a matrix: the global model, a memory by client id, rules inside rules."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -39,4 +40,33 @@ def test_a_rule_that_needs_clean_data_says_so(
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *TINY, "--model.aggregator", "FLTrust"])
     assert stopped.value.code == 2
-    assert "FLTrust needs a reference update computed on clean data, got none" in capsys.readouterr().err
+    assert (
+        "FLTrust needs a reference update computed on clean data, got none: data.server_samples must be above 0"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_server_with_clean_data_trusts_nobody_who_turns_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under SignFlip hostile uploads point away from the server's own update, so their trust is 0."""
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--model.aggregator",
+        "FLTrust",
+        "--model.attack",
+        "SignFlip",
+        "--data.server_samples",
+        "60",
+        "--data.partition",
+        "IID",
+    ]
+    main(["fit", *TINY, *words, "--run.name", "trust"])
+    folder = tmp_path / "runs" / "fedseca" / "trust" / "version_0"
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("server/trust/client_0")]
+    assert len(rows) == 3
+    for row in rows:
+        trust = [float(row[f"server/trust/client_{k}"]) for k in range(5)]
+        assert max(trust[3:]) == 0
+        assert sum(trust[:3]) > 0

@@ -15,6 +15,7 @@ from PIL import Image
 from shared import plots
 from shared.errors import UsageError
 from shared.plots import Curve, bars, confusion, curves, gallery, heatmap, save, small_multiples
+from shared.plots.line_plots import _spaced
 
 
 def texts(figure: Figure) -> list[str]:
@@ -82,12 +83,12 @@ def test_short_and_broken_curves_are_drawn(tmp_path: Path, curve: Curve) -> None
 @settings(max_examples=60, deadline=None)
 def test_spaced_heights_keep_order_and_gap_and_move_no_more_than_needed(heights: list[float]) -> None:
     wanted = np.sort(heights)
-    placed = plots._spaced(wanted, 10.0, -1e6, 1e6)
+    placed = _spaced(wanted, 10.0, -1e6, 1e6)
     assert (np.diff(placed) >= 10 - 1e-9).all()
     if (np.diff(wanted) >= 10).all():
         assert placed == pytest.approx(wanted)
     assert placed.mean() == pytest.approx(wanted.mean())  # the least-squares solution keeps the mean
-    inside = plots._spaced(wanted, 10.0, 0, 300)
+    inside = _spaced(wanted, 10.0, 0, 300)
     assert inside.min() >= -1e-9
     assert inside.max() <= 300 + 1e-9
     assert (np.diff(inside) >= 10 - 1e-9).all()

@@ -11,7 +11,7 @@ from shared.sweep import Cell, fingerprint, finished, run_cells
 
 WORK = textwrap.dedent(
     """
-    import os, signal
+    import os, signal, time
     from pathlib import Path
     from shared.errors import UsageError
 
@@ -23,6 +23,8 @@ WORK = textwrap.dedent(
         if fate == "dies always" or (fate == "dies once" and not marker.exists()):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "slow":
+            time.sleep(1)
         if fate == "refuses":
             raise UsageError("wrong option")
         return {"value": str(len(name)), "threads": os.environ["OMP_NUM_THREADS"]}
@@ -67,6 +69,25 @@ def test_a_line_cut_short_is_run_again(folder: Path) -> None:
     assert len(log(folder)) == 3
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_record_cut_anywhere_loses_no_more_than_its_last_line(folder: Path, kept: int) -> None:
+    """Also inside the last column, where what is left looks like a whole row, and before any row is whole."""
+    record, both = folder / "results.csv", cells(folder, a="", bb="")
+    run_cells(both[:kept], "sweep_work:work", record, workers=1)
+    whole = record.read_text()
+    for cut in range(len(whole)):
+        record.write_text(whole[:cut])
+        assert len(finished(record)) == max(whole[:cut].count("\n") - 1, 0)
+    for cut in (1, 5, len(whole.splitlines()[-1]) + 2):  # the end of the line, the last column, the line before
+        record.write_text(whole[:-cut])
+        rows = run_cells(both, "sweep_work:work", record, workers=2)
+        assert [row["value"] for row in rows] == ["1", "2"]
+        text = record.read_text()
+        assert sorted(row["name"] for row in finished(record).values()) == ["a", "bb"]
+        assert (len(text.splitlines()), text[-1]) == (3, "\n")
+        assert text.splitlines()[0] == whole.splitlines()[0]
+
+
 def test_a_record_gains_columns(folder: Path) -> None:
     record = folder / "results.csv"
     run_cells(cells(folder, a=""), "sweep_work:work", record, workers=1)
@@ -83,6 +104,17 @@ def test_a_killed_worker_costs_nothing(folder: Path) -> None:
     rows = run_cells(cells(folder, a="dies once", bb="", ccc=""), "sweep_work:work", folder / "results.csv", workers=2)
     assert [row["value"] for row in rows] == ["1", "2", "3"]
     assert log(folder).count("ccc") == 1
+
+
+def test_a_cell_that_kills_its_worker_takes_no_other_down(folder: Path) -> None:
+    record = folder / "results.csv"
+    fates = {"a": "dies always", "bb": "slow", "ccc": "slow", "dddd": ""}
+    with pytest.raises(RunError, match=r"^1 of 4 runs failed: a: its worker process died 3 times$"):
+        run_cells(cells(folder, **fates), "sweep_work:work", record, workers=2)
+    assert sorted(row["name"] for row in finished(record).values()) == ["bb", "ccc", "dddd"]
+    assert {row["threads"] for row in finished(record).values()} == {str(max(1, (os.cpu_count() or 1) // 2))}
+    assert log(folder).count("a") == 3
+    assert log(folder).count("dddd") == 1
 
 
 def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
 from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -57,6 +57,8 @@ class Cli(LightningCLI):
         subclass_mode_model: Whether ``--model`` takes a class.
         callbacks: Callbacks of every run (progress bar, pictures).
         trainer_class: The Trainer, where a package adds verbs to it.
+        parse_only: Parse the options of ``fit`` and stop: nothing is built, written or run, and :meth:`part`
+            builds what a verb wants to look at.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Cli(LightningCLI):
         subclass_mode_model: bool = False,
         callbacks: Sequence[Callback] = (),
         trainer_class: type[Trainer] = Trainer,
+        parse_only: bool = False,
     ) -> None:
         self.package = package
+        self.parse_only = parse_only
         self.model_type = model_class
         self.datamodule_type = datamodule_class
         self.words = list(args)
@@ -197,6 +201,8 @@ class Cli(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder."""
+        if self.parse_only:
+            return
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
@@ -208,6 +214,27 @@ class Cli(LightningCLI):
             (self.folder / "config.yaml").write_text(f"# {shlex.join([self.package, *self.words])}\n{text}")
         elif config.ckpt_path:
             self.folder = folder_of_checkpoint(Path(config.ckpt_path))
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer."""
+        if not self.parse_only:
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb."""
+        if not self.parse_only:
+            super()._run_subcommand(subcommand)
+
+    def part(self, name: Literal["model", "data"]) -> dict[str, Any]:
+        """The arguments of the model or the data module, built from the options one by one, the whole not yet.
+
+        Those that a link reads off the built data are missing.
+        """
+        owner = self.model_type if name == "model" else self.datamodule_type
+        parser = LightningArgumentParser()
+        parser.add_class_arguments(owner, name, fail_untyped=False, instantiate=False, sub_configs=True)
+        chosen = Namespace({name: self.config[self.subcommand][name]})
+        return dict(vars(parser.instantiate_classes(chosen)[name]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with this project's logger, record, checkpoint writer."""

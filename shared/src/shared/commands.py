@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.resources import files
+from inspect import getdoc
 from pathlib import Path
 
 from shared.errors import RunError, UsageError
@@ -115,8 +116,9 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    parser = ArgumentParser(prog=f"{program} {words[0]}", description=function.__doc__, exit_on_error=False)
-    parser.add_function_arguments(function, fail_untyped=True)
+    about = (getdoc(function) or "").partition("\nArgs:")[0].replace("``", "`")  # the arguments are told one by one
+    parser = ArgumentParser(prog=f"{program} {words[0]}", description=about, exit_on_error=False)
+    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     try:
         options = parser.parse_args(list(words[1:]))
     except ArgumentError as error:
@@ -124,6 +126,9 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
         if unknown:
             known = [action.dest for action in parser._actions]
             raise UsageError(f"unknown option {unknown[1]}; {nearest(unknown[1], known)}") from error
+        if missing := re.search(r"the following arguments are required: (.+)", str(error)):
+            names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
+            raise UsageError(f"{names} {'is' if ',' not in names else 'are'} required") from error
         raise UsageError(" ".join(str(error).split())) from error
     function(**options.as_dict())
 

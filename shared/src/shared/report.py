@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal, get_args
 
+from shared.atomic import write_text
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Report:
         """Write the page, creating its folder; returns the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.render(), encoding="utf-8")
+        write_text(path, self.render())
         return path
 
 

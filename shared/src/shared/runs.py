@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from shared.atomic import write_text
 from shared.checkpoints import newest_whole_checkpoint
 from shared.versions import versions
 
@@ -246,6 +247,4 @@ def device_name(device: torch.device) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON: under another name first, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=True) + "\n")

@@ -7,6 +7,7 @@ nor lightning; each worker imports them once.
 
 import csv
 import hashlib
+import io
 import json
 import os
 import signal
@@ -67,12 +68,8 @@ def fingerprint(words: Sequence[str], configs: Sequence[Path], code: str) -> str
 
 
 def finished(record: Path) -> dict[str, Row]:
-    """The rows of a record by fingerprint. A line cut short by a crash is left out."""
-    if not record.exists():
-        return {}
-    with record.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {row["fingerprint"]: row for row in rows if None not in row and None not in row.values()}
+    """The rows of a record by fingerprint. A line cut short by a crash is left out, wherever it was cut."""
+    return _read(record)[1]
 
 
 def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None = None) -> list[Row]:
@@ -87,11 +84,13 @@ def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | Non
     Raises:
         RunError: Cells failed (the others are recorded), or one keeps killing its worker.
     """
-    known = finished(record)
+    columns, known = _read(record)
     todo = [cell for cell in cells if cell.fingerprint not in known]
     record.parent.mkdir(parents=True, exist_ok=True)
-    if known:
-        _rewrite(record, list(known.values()), _columns(record))
+    if columns:
+        _rewrite(record, list(known.values()), columns)
+    else:
+        record.unlink(missing_ok=True)
     failures: list[str] = []
     if todo:
         with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr) as bar:
@@ -113,20 +112,25 @@ def default_workers(cells: int) -> int:
 
 
 def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[Cell, dict[str, str] | str]]:
-    """Yield each cell with its values, or with what went wrong, as they come; survives killed workers."""
+    """Yield each cell with its values, or with what went wrong, as they come; survives killed workers.
+
+    When a worker dies, all workers end, and nobody knows whose cell it was: those that were at work go on alone, one
+    after the other, so that a cell that kills its worker takes no other down with it.
+    """
     waiting, attempts = list(cells), dict.fromkeys((cell.fingerprint for cell in cells), 0)
+    threads = max(1, (os.cpu_count() or 1) // workers)
     while waiting:
-        pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), _warm_up, (work, max(1, (os.cpu_count() or 1) // workers))
-        )
+        suspects = [cell for cell in waiting if attempts[cell.fingerprint]]
+        batch, crew = (suspects, 1) if suspects else (waiting, workers)
+        pool = ProcessPoolExecutor(crew, get_context("spawn"), _warm_up, (work, threads))
         done: set[str] = set()
         started: dict[Future[dict[str, str]], Cell] = {}
         try:
-            queue = iter(waiting)
+            queue = iter(batch)
             # No more cells than workers are handed out, so that when a worker dies we know who was at work.
             for cell in queue:
                 started[pool.submit(_work, work, cell.words)] = cell
-                if len(started) == workers:
+                if len(started) == crew:
                     break
             while started:
                 ready, _ = wait(started, return_when=FIRST_COMPLETED)
@@ -188,10 +192,10 @@ def _function(path: str) -> Callable[[Sequence[str]], dict[str, str]]:
 def _append(record: Path, cell: Cell, values: Mapping[str, str]) -> Row:
     """Add one row and wait until it is on the disk."""
     row = {**cell.key, **values, "fingerprint": cell.fingerprint}
-    columns = _columns(record)
+    columns, rows = _read(record)
     if columns and set(row) - set(columns):
-        _rewrite(record, list(finished(record).values()), [*columns, *(name for name in row if name not in columns)])
-        columns = _columns(record)
+        columns += [name for name in row if name not in columns]
+        _rewrite(record, list(rows.values()), columns)
     with record.open("a", newline="") as file:
         writer = csv.DictWriter(file, columns or list(row), restval="", lineterminator="\n")
         if not columns:
@@ -202,12 +206,15 @@ def _append(record: Path, cell: Cell, values: Mapping[str, str]) -> Row:
     return row
 
 
-def _columns(record: Path) -> list[str]:
-    """Names of the columns of a record; empty where there is none yet."""
+def _read(record: Path) -> tuple[list[str], dict[str, Row]]:
+    """Columns and whole rows of a record; nothing where there is none or not even its head is whole."""
     if not record.exists():
-        return []
+        return [], {}
     with record.open(newline="") as file:
-        return next(csv.reader(file), [])
+        whole, end, _ = file.read().rpartition("\n")
+    reader = csv.DictReader(io.StringIO(whole + end, newline=""))
+    rows = [row for row in reader if None not in row and None not in row.values()]
+    return list(reader.fieldnames or []), {row["fingerprint"]: row for row in rows}
 
 
 def _rewrite(record: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -217,4 +224,6 @@ def _rewrite(record: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(record)

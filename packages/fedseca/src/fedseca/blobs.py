@@ -48,6 +48,8 @@ class Blobs(Source):
         seed: Of everything.
     """
 
+    class_names: tuple[str, ...]
+
     def __init__(
         self, train: int = 3000, test: int = 1000, classes: int = 10, size: int = 32, channels: int = 3, seed: int = 0
     ) -> None:
@@ -62,23 +64,23 @@ class Blobs(Source):
         if channels not in (1, 3):
             raise UsageError(f"data.source.channels must be 1 or 3, got {channels}")
         self.items = {"train": train, "test": test}
-        self.classes = classes
+        self.class_names = tuple(f"blob {label}" for label in range(classes))
+        self.stored_channels = channels
         self.shape = (channels, size, size)
         self.seed = seed
 
     def load(self) -> ImageSets:
-        means = smoothed(np.stack([self._normal(0, label) for label in range(self.classes)]), 8.0)
+        means = smoothed(np.stack([self._normal(0, label) for label in range(len(self.class_names))]), 8.0)
         return ImageSets(**{part: self._labelled(part, key, means) for key, part in enumerate(self.items, start=1)})
 
     def _labelled(self, part: str, key: int, means: np.ndarray) -> LabelledImages:
-        labels = np.arange(self.items[part]) % self.classes
+        labels = np.arange(self.items[part]) % len(self.class_names)
         fields = means[labels]
         for item, field in enumerate(fields):
             field += smoothed(self._normal(key, item), 2.0)
         pixels = np.clip(np.rint(127.5 * (1 + fields / _RANGE)), 0, 255).astype(np.uint8)
-        names = [f"blob {label}" for label in range(self.classes)]
         images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-        return LabelledImages(images, labels, names, name=f"blobs {part}", provenance="synthetic")
+        return LabelledImages(images, labels, self.class_names, name=f"blobs {part}", provenance="synthetic")
 
     def _normal(self, *path: int) -> np.ndarray:
         return np.random.default_rng(np.random.SeedSequence([self.seed, *path])).standard_normal(self.shape)

@@ -1,13 +1,14 @@
 """Walking a (clients, coordinates) matrix in pieces that stay in cache, and reductions over its long side.
 
-Reductions are cut at fixed blocks of :data:`BLOCK` coordinates and added up in float64 in the order of the blocks.
-Where a rule cuts its own coordinate-wise work is therefore free: it cannot change a bit of the result.
+Reductions are cut at fixed pieces and added up in float64 in their order. Where a rule cuts its own coordinate-wise
+work is therefore free: it cannot change a bit of the result.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.errors import UsageError
@@ -16,6 +17,8 @@ from shared.errors import UsageError
 # busy machine far more. Shards of 65,536 coordinates are whole numbers of blocks.
 BLOCK = 32_768
 
+# Coordinates that are widened to float64 at once: below the length from which BLAS wakes threads for a dot product.
+PIECE = 8_192
 # A product of K rows this short stays on one thread and in the first cache: a batch of them takes a third of the time
 # of one product as long as a block.
 NARROW = 256
@@ -55,14 +58,41 @@ def slices(d: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + width, d)) for start in range(0, d, width))
 
 
-def _sum_over_blocks(reduce: Callable[[Tensor], Tensor], updates: Tensor, shape: tuple[int, ...]) -> Tensor:
-    total = torch.zeros(shape, dtype=torch.float64, device=updates.device)
-    for columns in slices(updates.shape[1], BLOCK):
-        total += reduce(updates[:, columns])
-    return total
+def _pieces(rows: Sequence[Tensor] | Tensor, less: Tensor | None = None) -> Iterator[NDArray[np.float64]]:
+    """The rows (less a vector) in float64, ``PIECE`` coordinates at a time, the last filled up with zeros; on a CPU.
+
+    Memory for one piece serves all of them.
+    """
+    d = len(rows[0])
+    matrix = [_array(row) for row in rows] if not isinstance(rows, Tensor) else _array(rows)
+    away = None if less is None else _array(less)
+    wide = np.empty((len(rows), PIECE))
+    for columns in slices(d, PIECE):
+        width = columns.stop - columns.start
+        here = wide[:, :width]
+        wide[:, width:] = 0
+        if isinstance(matrix, np.ndarray) and away is None:
+            here[:] = matrix[:, columns]
+        else:
+            for row, target in zip(matrix, here, strict=True):
+                # Differences are those of the rows' own type, as the mean that is made of them.
+                target[:] = row[columns] if away is None else row[columns] - away[columns]
+        yield wide
 
 
-def squared_norms(updates: Tensor) -> Tensor:
+def _array(x: Tensor) -> NDArray[np.floating]:
+    """The same memory in numpy, which has no bfloat16."""
+    x = x.detach()
+    return np.asarray((x.float() if x.dtype == torch.bfloat16 else x).numpy())
+
+
+def _wide_blocks(rows: Sequence[Tensor] | Tensor) -> Iterator[Tensor]:
+    """The rows in float64, ``BLOCK`` coordinates at a time; on an accelerator."""
+    for columns in slices(len(rows[0]), BLOCK):
+        yield torch.stack([row[columns] for row in rows]).double()
+
+
+def squared_norms(updates: Sequence[Tensor] | Tensor) -> Tensor:
     r""":math:`\|g_k\|_2^2` of every row, in float64.
 
     Args:
@@ -75,43 +105,69 @@ def squared_norms(updates: Tensor) -> Tensor:
         >>> squared_norms(torch.tensor([[3.0, 4.0], [0.0, float("inf")]]))
         tensor([25., inf], dtype=torch.float64)
     """
+    if updates[0].is_cuda:
+        return torch.stack([x.square().sum(1) for x in _wide_blocks(updates)]).sum(0)
+    total = np.zeros(len(updates))
+    with np.errstate(all="ignore"):  # rows that are not finite are the caller's to find
+        for x in _pieces(updates):
+            total += np.vecdot(x, x)
+    return torch.from_numpy(total)
 
-    def block_norms(x: Tensor) -> Tensor:
-        return torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in x]).square_()
 
-    return _sum_over_blocks(block_norms, updates, updates.shape[:1])
-
-
-def gram(updates: Tensor) -> Tensor:
-    r"""Inner products :math:`\langle g_k, g_l \rangle` of all pairs of rows, multiplied and added in float64.
+def distances_from(center: Tensor, rows: Sequence[Tensor] | Tensor) -> Tensor:
+    r""":math:`\|g_k - m\|_2` of every row, in float64.
 
     Args:
-        updates: ``(K, d)`` floating point.
+        center: ``(d,)``.
+        rows: K vectors of ``d`` numbers.
 
     Returns:
-        ``(K, K)`` float64.
+        ``(K,)``; not finite exactly where a row is not.
+
+    Example:
+        >>> distances_from(torch.tensor([1.0, 1.0]), torch.tensor([[4.0, 5.0], [1.0, 1.0]]))
+        tensor([5., 0.], dtype=torch.float64)
+    """
+    if center.is_cuda:
+        return torch.stack([torch.linalg.vector_norm(row - center, dtype=torch.float64) for row in rows])
+    total = np.zeros(len(rows))
+    with np.errstate(all="ignore"):
+        for x in _pieces(rows, less=center):
+            total += np.vecdot(x, x)
+    return torch.from_numpy(np.sqrt(total))
+
+
+def gram(rows: Sequence[Tensor] | Tensor, others: Sequence[Tensor] | Tensor | None = None) -> Tensor:
+    r"""Inner products :math:`\langle g_k, h_l \rangle` of all pairs of rows, multiplied and added in float64.
+
+    Args:
+        rows: ``(K, d)`` matrix or K vectors of ``d`` numbers.
+        others: ``(L, d)`` likewise; ``None`` takes the rows themselves.
+
+    Returns:
+        ``(K, L)`` float64.
 
     Example:
         >>> gram(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
         tensor([[ 5.,  1.],
                 [ 1., 10.]], dtype=torch.float64)
+        >>> gram(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([[1.],
+                [3.]], dtype=torch.float64)
     """
-    k = len(updates)
-    if updates.device.type != "cpu":
-        return _sum_over_blocks(lambda x: x.double() @ x.double().T, updates, (k, k))
-    block = torch.zeros(k, BLOCK, dtype=torch.float64)
-    narrow = block.numpy().reshape(k, -1, NARROW).swapaxes(0, 1)
-
-    def block_gram(x: Tensor) -> Tensor:
-        if x.shape[1] < BLOCK:
-            block.zero_()
-        for row, target in zip(x, block, strict=True):
-            target[: len(row)] = row
-        # Rows that are not finite are the caller's to find, on the diagonal.
-        with np.errstate(invalid="ignore"):
-            return torch.from_numpy((narrow @ narrow.swapaxes(1, 2)).sum(0))
-
-    return _sum_over_blocks(block_gram, updates, (k, k))
+    shape = (len(rows), len(rows if others is None else others))
+    if rows[0].is_cuda:
+        products = torch.zeros(shape, dtype=torch.float64, device=rows[0].device)
+        for x, y in zip(_wide_blocks(rows), _wide_blocks(rows if others is None else others), strict=True):
+            products += x @ y.T
+        return products
+    sides = ((x, x) for x in _pieces(rows)) if others is None else zip(_pieces(rows), _pieces(others), strict=True)
+    total = np.zeros(shape)
+    with np.errstate(all="ignore"):
+        for x, y in sides:
+            left, right = (side.reshape(len(side), -1, NARROW).swapaxes(0, 1) for side in (x, y))
+            total += (left @ right.swapaxes(1, 2)).sum(0)
+    return torch.from_numpy(total)
 
 
 def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
@@ -128,26 +184,24 @@ def inner_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> Tensor:
         >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
         tensor([4., 5.], dtype=torch.float64)
     """
-    k = len(rows)
-    total = torch.zeros(k, dtype=torch.float64, device=vector.device)
-    if vector.device.type != "cpu":
-        for columns in slices(len(vector), BLOCK):
-            total += torch.stack([row[columns] for row in rows]).double() @ vector[columns].double()
-        return total
-    block, other = torch.zeros(k, BLOCK, dtype=torch.float64), torch.zeros(BLOCK, dtype=torch.float64)
-    narrow, across = block.numpy().reshape(k, -1, NARROW).swapaxes(0, 1), other.numpy().reshape(-1, NARROW, 1)
-    for columns in slices(len(vector), BLOCK):
-        width = columns.stop - columns.start
-        if width < BLOCK:
-            block.zero_()
-            other.zero_()
-        for row, target in zip(rows, block, strict=True):
-            target[:width] = row[columns]
-        other[:width] = vector[columns]
-        # Rows that are not finite are the caller's to find.
-        with np.errstate(invalid="ignore"):
-            total += torch.from_numpy((narrow @ across).sum(0)[:, 0])
-    return total
+    return norms_and_products(rows, vector)[1]
+
+
+def norms_and_products(rows: Sequence[Tensor] | Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`squared_norms` and :func:`inner_products` return, in one pass over the rows.
+
+    Example:
+        >>> norms_and_products(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([2.0, 1.0]))
+        (tensor([ 5., 10.], dtype=torch.float64), tensor([4., 5.], dtype=torch.float64))
+    """
+    if vector.is_cuda:
+        return squared_norms(rows), gram(rows, vector[None])[:, 0]
+    squared, along = np.zeros((2, len(rows)))
+    with np.errstate(all="ignore"):
+        for x, y in zip(_pieces(rows), _pieces(vector[None]), strict=True):
+            squared += np.vecdot(x, x)
+            along += np.vecdot(x, y)
+    return torch.from_numpy(squared), torch.from_numpy(along)
 
 
 def combinations(coefficients: Tensor, updates: Tensor, kept: Sequence[int]) -> Tensor:
@@ -169,9 +223,13 @@ def combinations(coefficients: Tensor, updates: Tensor, kept: Sequence[int]) -> 
     coefficients = coefficients.to(updates)
     if len(kept) == len(updates):
         return coefficients @ updates
-    out = updates.new_empty(len(coefficients), updates.shape[1])
+    # Rows that follow each other are multiplied where they lie; gathering the kept ones would copy them.
+    breaks = [i for i in range(1, len(kept)) if kept[i] != kept[i - 1] + 1]
+    runs = list(zip([0, *breaks], [*breaks, len(kept)], strict=True))
+    out = updates.new_zeros(len(coefficients), updates.shape[1])
     for columns in slices(updates.shape[1], BLOCK):
-        out[:, columns] = coefficients @ updates[kept, columns]
+        for first, end in runs:
+            out[:, columns].addmm_(coefficients[:, first:end], updates[kept[first] : kept[end - 1] + 1, columns])
     return out
 
 

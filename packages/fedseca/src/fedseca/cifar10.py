@@ -64,6 +64,9 @@ class Cifar10(Source):
         name: What the set is called.
     """
 
+    class_names = CLASS_NAMES
+    stored_channels = 3
+
     def __init__(self, root: str | Path, layout: Layout | None = None, name: str = "cifar10") -> None:
         if layout is not None and layout not in get_args(Layout):
             raise UsageError(f"data.source.layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")

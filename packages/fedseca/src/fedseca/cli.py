@@ -12,6 +12,10 @@ PROGRAM = Program(
         Verb("validate", "Evaluate a checkpoint on the validation data.", "fedseca.training:run"),
         Verb("test", "Evaluate a checkpoint on the test data.", "fedseca.training:run"),
         Verb("predict", "Class probabilities of the test images from a checkpoint.", "fedseca.training:run"),
+        Verb("describe", "What a run would be, need and send; trains nothing.", "fedseca.describe:run"),
+        Verb("partition", "Divide the images among clients: look, draw, write, read back.", "fedseca.split:run"),
+        Verb("prepare", "Bring published data into the layout that is read.", "fedseca.prepare:run"),
+        Verb("bench", "How long the server rules take, and how much memory.", "fedseca.bench:run"),
         Verb("sweep", "Every rule against every attack, over partitions and seeds; resumable.", "fedseca.sweep:run"),
         Verb("compare", "Rules against attacks: one table and one picture, resumable.", "fedseca.compare:run"),
     ),
@@ -20,6 +24,7 @@ PROGRAM = Program(
         "fedseca fit --model.aggregator Krum --model.attack SignFlip --trainer.max_epochs 10",
         "fedseca fit --ckpt_path last                   # go on where the last run stopped",
         "fedseca test                                   # score its newest checkpoint",
+        "fedseca describe --config cifar10_resnet18     # what the paper's run would need, before you have its data",
         "fedseca fit --model.help                       # options of the model; --model.aggregator.help Krum",
     ),
 )

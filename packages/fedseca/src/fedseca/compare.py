@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedseca.grid import WORK, cell
+from fedseca.grid import WORK, cell, different
 from shared.commands import run_function
 from shared.sweep import Row, run_cells
 
@@ -28,8 +28,8 @@ def run(words: list[str]) -> None:
         ``fedseca fit`` go behind ``--`` and hold for every run.
 
         Args:
-            rules: Server rules, by class name.
-            attacks: Attacks of the hostile clients, by class name; NoAttack is an honest federation.
+            rules: Server rules: CLASS or CLASS:OPTION=VALUE, several options joined by commas.
+            attacks: Attacks of the hostile clients, likewise; NoAttack is an honest federation.
             seeds: Each is the seed of the run and of the partition; the table shows the mean over seeds.
             rounds: Rounds of each run.
             config: Config to start from: a file or the name of a shipped one.
@@ -52,6 +52,7 @@ def compare_rules(
     extra: Sequence[str] = (),
 ) -> list[Row]:
     """Run the grid and write ``results.csv``, ``table.md``, ``curves.png`` and ``report.html`` into ``out``."""
+    rules, attacks, seeds = different("rules", rules), different("attacks", attacks), different("seeds", seeds)
     cells = [
         cell(rule, attack, seed, rounds, config, out, extra) for rule in rules for attack in attacks for seed in seeds
     ]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fedseca import blobs, cifar10, eurosat, isic2019  # noqa: F401  so that --data.source knows these readers too
-from shared.data import class_partition, csv_table, image_folder, npz  # noqa: F401  and these, and the partitions
+from fedseca import blobs, cifar10, digits, eurosat, isic2019  # noqa: F401  so that --data.source knows these readers too
+from shared.data import class_partition, csv_table, image_folder, npz, split_table  # noqa: F401  and these, and the partitions
 from shared.data.datamodule import ClassificationDataModule
 from shared.data.idx import Idx
 from shared.data.labelled_images import LabelledImages
@@ -35,6 +35,9 @@ class FashionMnistMini(Source):
     0.829. Source: Xiao, Rasul, Vollgraf, *Fashion-MNIST*, 2017, arXiv:1708.07747; MIT licence, see
     ``samples/DATA_LICENSES.md``.
     """
+
+    class_names = CLASS_NAMES
+    stored_channels = 1
 
     def load(self) -> ImageSets:
         arrays = embedded("fedseca", MINI_FILE, MINI_SHA256)

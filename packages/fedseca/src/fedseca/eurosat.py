@@ -47,6 +47,9 @@ class EuroSat(Source):
         name: What the set is called.
     """
 
+    class_names = CLASS_NAMES
+    stored_channels = 3
+
     def __init__(self, root: str | Path, test: float = 0.2, seed: int = 73, name: str = "eurosat") -> None:
         self.root = Path(root)
         self.test = test

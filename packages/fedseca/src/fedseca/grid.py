@@ -3,16 +3,57 @@
 Imports nothing heavy at the top: the parent process of a sweep only hands out work and draws.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from shared.commands import config_path, find_config
-from shared.errors import RunError
+from shared.errors import RunError, UsageError
 from shared.sweep import Cell, fingerprint
 
+T = TypeVar("T")
 METRIC = "test/macro_f1"
 WORK = "fedseca.grid:train"
+FLAGS = {"rules": "--model.aggregator", "attacks": "--model.attack", "partitions": "--data.partition"}
+"""What an entry of each list stands for on the command line of ``fedseca fit``."""
+
+
+def entry_options(name: str, entry: str) -> list[str]:
+    """The options of ``fedseca fit`` that an entry stands for: ``CLASS`` or ``CLASS:OPTION=VALUE,OPTION=VALUE``.
+
+    Args:
+        name: The list that the entry is in, one of :data:`FLAGS`.
+        entry: The entry; a comma in a value is no end of it unless a name and ``=`` follow.
+
+    Raises:
+        UsageError: The entry has neither form.
+
+    Example:
+        >>> entry_options("rules", "FedSECA:beta=0,gamma=0.5")
+        ['--model.aggregator', 'FedSECA', '--model.aggregator.beta=0', '--model.aggregator.gamma=0.5']
+    """
+    kind, colon, settings = entry.partition(":")
+    options = re.split(r",(?=[\w.]+=)", settings) if colon else []
+    if not re.fullmatch(r"[\w.]+", kind) or not all(re.fullmatch(r"[\w.]+=.+", option) for option in options):
+        raise UsageError(
+            f"{name} must hold CLASS or CLASS:OPTION=VALUE, several options joined by commas and then in quotes, "
+            f"got {entry!r}"
+        )
+    return [FLAGS[name], kind, *(f"{FLAGS[name]}.{option}" for option in options)]
+
+
+def different(name: str, values: Iterable[T]) -> list[T]:
+    """The values of an option in their order, each once.
+
+    Raises:
+        UsageError: There is none.
+    """
+    once = list(dict.fromkeys(values))
+    if not once:
+        raise UsageError(f"{name} must hold at least one, got []")
+    return once
 
 
 def cell(
@@ -25,23 +66,31 @@ def cell(
     extra: Sequence[str],
     partition: str | None = None,
 ) -> Cell:
-    """One run of a grid; ``partition`` is ``CLASS`` or ``CLASS:OPTION=VALUE``, and ``None`` leaves it to the config."""
+    """One run of a grid; rule, attack and partition as in :func:`entry_options`.
+
+    The partition ``None`` leaves it to the config.
+    """
     options = [
-        *("--model.aggregator", rule, "--model.attack", attack),
+        *entry_options("rules", rule),
+        *entry_options("attacks", attack),
         *("--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_epochs", str(rounds)),
         *extra,
     ]
     name = f"{rule}-{attack}-{seed}"
     key = {"rule": rule, "attack": attack, "seed": str(seed)}
     if partition is not None:
-        kind, _, setting = partition.partition(":")
-        options += ["--data.partition", kind]
-        if setting:
-            options.append(f"--data.partition.{setting}")
-        name += "-" + partition.replace(":", "-")
+        options += entry_options("partitions", partition)
+        name += f"-{partition}"
         key = {"partition": partition, **key}
     configs = [config_path("fedseca", "fit"), find_config("fedseca", config)]
-    where = ["--config", str(configs[1]), "--run.root", str(out / "cells"), "--run.name", name]
+    where = [
+        "--config",
+        str(configs[1]),
+        "--run.root",
+        str(out / "cells"),
+        "--run.name",
+        re.sub(r"[^\w.=,-]+", "-", name),
+    ]
     quiet = ["--trainer.enable_progress_bar", "false", "--checkpoint.every_n_epochs", str(rounds)]
     return Cell(
         key=key,

@@ -7,9 +7,10 @@ from PIL import Image
 
 from fedseca.color_constancy import shades_of_grey
 from shared.data.csv_table import CsvTable
-from shared.data.labelled_images import read_image
+from shared.data.labelled_images import LabelledImages, read_image
 from shared.data.sources import ImageSets, Source, existing
 from shared.errors import UsageError
+from shared.prepare import write_images
 
 CLASS_NAMES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 """Nine outputs, of which the last never occurs in the data; a flipped label 0 becomes it."""
@@ -27,12 +28,19 @@ class FedIsic2019(Source):
     (or ``isic_train_data.csv``) and ``isic_test_data.csv`` (``image, target, center, fold``). :func:`prepare_isic2019`
     makes the folder of images out of the published ones.
 
+    Or the parquet form ``flwrlabs/fed-isic2019``: files ``train-*.parquet`` and ``test-*.parquet`` in ``root`` or in
+    ``root/data``, with columns ``image, center, label``. The pictures stay encoded in memory, about 150 MB. It needs
+    pyarrow, ``pip install fedseca[parquet]``.
+
     Source: Ogier du Terrail et al., *FLamby*, NeurIPS 2022; the images are those of the ISIC 2019 challenge.
 
     Args:
         root: The folder.
         name: What the set is called.
     """
+
+    class_names = CLASS_NAMES
+    stored_channels = 3
 
     def __init__(self, root: str | Path, name: str = "fed-isic2019") -> None:
         self.root = Path(root)
@@ -43,8 +51,13 @@ class FedIsic2019(Source):
         both = next((root / table for table in SPLIT_TABLES if (root / table).is_file()), None)
         train = next((root / table for table in TRAIN_TABLES if (root / table).is_file()), None)
         table = both or train
+        if table is None and (parquet := _parquet_files(root)):
+            return ImageSets(**{part: _read_parquet(files, f"{self.name} {part}") for part, files in parquet.items()})
         if table is None:
-            raise UsageError(f"data.source.root must hold {SPLIT_TABLES[0]} or {TRAIN_TABLES[0]}, {root} has neither")
+            raise UsageError(
+                f"data.source.root must hold {SPLIT_TABLES[0]} or {TRAIN_TABLES[0]}, {root} has neither, "
+                f"and no train-*.parquet with test-*.parquet"
+            )
         return CsvTable(
             table,
             root / IMAGE_FOLDER,
@@ -56,6 +69,45 @@ class FedIsic2019(Source):
             class_names=CLASS_NAMES,
             name=self.name,
         ).load()
+
+
+def _parquet_files(root: Path) -> dict[str, list[Path]]:
+    """The files of both parts, or nothing where one of them is not there."""
+    for folder in (root, root / "data"):
+        found = {part: sorted(folder.glob(f"{part}-*.parquet")) for part in ("train", "test")}
+        if all(found.values()):
+            return found
+    return {}
+
+
+def _read_parquet(files: list[Path], name: str) -> LabelledImages:
+    """The rows of all files of a part, pictures encoded as they are stored."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UsageError(
+            f"data.source.root: parquet files need pyarrow (pip install fedseca[parquet]), got {files[0]}"
+        ) from error
+    pictures: list[bytes] = []
+    labels: list[int] = []
+    centers: list[int] = []
+    for file in files:
+        try:
+            table = parquet.read_table(file, columns=["image", "label", "center"])
+        except (ArrowException, OSError) as error:
+            raise UsageError(f"data.source.root: {file} must be a readable parquet file ({error})") from error
+        if missing := {"image", "label", "center"} - set(table.column_names):
+            raise UsageError(f"data.source.root: {file} must have the columns image, label and center, lacks {missing}")
+        for image in table.column("image").to_pylist():
+            if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+                raise UsageError(
+                    f"data.source.root: column image of {file} must hold the bytes of a picture in every row"
+                )
+            pictures.append(image["bytes"])
+        labels += table.column("label").to_pylist()
+        centers += table.column("center").to_pylist()
+    columns = {"center": np.array(centers)}
+    return LabelledImages(pictures, np.array(labels), CLASS_NAMES, name=name, columns=columns)
 
 
 def prepare_isic2019(source: str | Path, target: str | Path, shorter_side: int = 224) -> int:
@@ -80,15 +132,17 @@ def prepare_isic2019(source: str | Path, target: str | Path, shorter_side: int =
     if not images:
         raise UsageError(f"prepare: the folder of ISIC 2019 images must hold .jpg files, {source} has none")
     folder = Path(target).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [path for path in images if not (folder / path.name).is_file()]
-    for path in missing:
-        image = read_image(path)
-        picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-        ratio = shorter_side / min(picture.size)
-        width, height = (int(side * ratio) for side in picture.size)
-        resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-        temporary = folder / f"{path.name}.tmp"
-        Image.fromarray(shades_of_grey(resized)).save(temporary, format="JPEG", quality=95)
-        temporary.replace(folder / path.name)
-    return len(missing)
+    return write_images(
+        [folder / path.name for path in images],
+        lambda position: _without_light(read_image(images[position]), shorter_side),
+        "photographs",
+        quality=95,
+    )
+
+
+def _without_light(image: np.ndarray, shorter_side: int) -> np.ndarray:
+    """Bilinearly resized in colour, then :func:`shades_of_grey`."""
+    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    ratio = shorter_side / min(picture.size)
+    width, height = (int(side * ratio) for side in picture.size)
+    return shades_of_grey(np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)))

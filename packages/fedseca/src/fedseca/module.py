@@ -68,6 +68,10 @@ class FederatedClassifier(FederatedModule):
 
     def describe(self) -> dict[str, Any]:
         """What ``results.json`` says about the model."""
+        return super().describe() | self.describe_network()
+
+    def describe_network(self) -> dict[str, str]:
+        """What is known of the network and of the weights it starts from."""
         network = self.local.network
         assert isinstance(network, ImageNetwork)
-        return super().describe() | network.describe()
+        return network.describe()

@@ -7,7 +7,7 @@ of them before any rule.
 import torch
 from torch import Tensor, nn
 
-from fedseca.blocks import combinations, squared_distances, squared_norms
+from fedseca.blocks import BLOCK, combinations, slices, squared_distances, squared_norms
 from shared.errors import UsageError
 from shared.federated.seeds import derived_generator
 
@@ -58,7 +58,12 @@ class StaticClipping(PreAggregator):
 
     def forward(self, updates: Tensor, *, round: int = 0) -> Tensor:
         norms = squared_norms(updates).sqrt()
-        return updates * torch.where(norms > self.tau, self.tau / norms, 1.0).to(updates)[:, None]
+        factors = torch.where(norms > self.tau, self.tau / norms, 1.0).tolist()
+        out = torch.empty_like(updates)
+        for row, factor, target in zip(updates, factors, out, strict=True):
+            for columns in slices(len(row), BLOCK):
+                torch.mul(row[columns], factor, out=target[columns])
+        return out
 
 
 class NNM(PreAggregator):
@@ -140,9 +145,19 @@ class Bucketing(PreAggregator):
         order = torch.randperm(clients, generator=derived_generator(self.seed, "buckets", round)).tolist()
         return [order[start : start + self.size] for start in range(0, clients, self.size)]
 
-    def forward(self, updates: Tensor, *, round: int = 0) -> Tensor:
-        k = len(updates)
-        mixing = updates.new_zeros(self.left(k), k)
-        for share, bucket in zip(mixing, self.buckets(k, round), strict=True):
+    def mixing(self, clients: int, round: int) -> Tensor:
+        """Share of each row in each bucket, ``(M, K)`` float64."""
+        shares = torch.zeros(self.left(clients), clients, dtype=torch.float64)
+        for share, bucket in zip(shares, self.buckets(clients, round), strict=True):
             share[bucket] = 1 / len(bucket)
-        return combinations(mixing, updates, range(k))
+        return shares
+
+    def forward(self, updates: Tensor, *, round: int = 0) -> Tensor:
+        out = updates.new_empty(self.left(len(updates)), updates.shape[1])
+        buckets = self.buckets(len(updates), round)
+        for columns in slices(updates.shape[1], BLOCK):
+            for (first, *others), mean in zip(buckets, out[:, columns], strict=True):
+                torch.mul(updates[first, columns], 1 / (1 + len(others)), out=mean)
+                for other in others:
+                    mean.add_(updates[other, columns], alpha=1 / (1 + len(others)))
+        return out

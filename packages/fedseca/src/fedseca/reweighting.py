@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fedseca.blocks import combinations, finite_clients, gram, inner_products
+from fedseca.blocks import combinations, finite_clients, gram
 from shared.errors import UsageError
 
 Space = Literal["weights", "updates"]
@@ -40,39 +40,46 @@ def global_model(rule: str, origin: Tensor | None, space: Space) -> Tensor | Non
     return origin
 
 
-def frame(updates: Tensor, kept: Sequence[int], products: Tensor, model: Tensor | None) -> tuple[Tensor, Tensor]:
-    r"""The points that a rule averages as combinations of the vectors at hand, and the inner products of these.
-
-    On updates the points are the rows :math:`g_k` themselves. On weights they are :math:`W - g_k`, over the vectors
-    :math:`W, g_1, \dots, g_K`.
+def products_with(updates: Tensor, vector: Tensor | None) -> Tensor:
+    """Inner products of the uploads and, as the last row and column, of a vector if there is one.
 
     Args:
         updates: ``(K, d)``; read only.
+        vector: ``(d,)``, or ``None``.
+
+    Returns:
+        ``(K, K)`` or ``(K + 1, K + 1)`` float64.
+    """
+    return gram(updates) if vector is None else gram([*updates, vector])
+
+
+def frame(products: Tensor, kept: Sequence[int], on_weights: bool) -> tuple[Tensor, Tensor]:
+    r"""The points that a rule averages as combinations of the vectors at hand, and the inner products of these.
+
+    On updates the points are the rows :math:`g_k` themselves. On weights they are :math:`W - g_k`, over the vectors
+    :math:`g_1, \dots, g_K, W`.
+
+    Args:
+        products: What :func:`products_with` returned.
         kept: The ``K'`` rows to use.
-        products: ``(K, K)`` what :func:`fedseca.blocks.gram` returned for the updates.
-        model: ``(d,)`` the global model :math:`W`, or ``None`` to work on updates.
+        on_weights: Whether the last vector is the global model :math:`W`.
 
     Returns:
         ``points``, ``(K', n)`` coefficients, and their ``products``, ``(n, n)``; float64, n is K' or K' + 1.
 
     Example:
-        >>> updates = torch.tensor([[1.0, 0.0]])
-        >>> points, products = frame(updates, [0], gram(updates), torch.tensor([4.0, 4.0]))
+        >>> products = products_with(torch.tensor([[1.0, 0.0]]), torch.tensor([4.0, 4.0]))
+        >>> points, products = frame(products, [0], on_weights=True)
         >>> points
-        tensor([[ 1., -1.]], dtype=torch.float64)
+        tensor([[-1.,  1.]], dtype=torch.float64)
         >>> lengths(points, products)  # of (3, 4)
         tensor([5.], dtype=torch.float64)
     """
-    products = products[kept][:, kept]
-    points = torch.eye(len(kept), dtype=torch.float64, device=updates.device)
-    if model is None:
-        return points, products
-    across = inner_products(updates, model)[kept][None]
-    corner = inner_products(model[None], model)[None]
-    return (
-        torch.cat([torch.ones_like(points[:, :1]), -points], 1),
-        torch.cat([torch.cat([corner, across], 1), torch.cat([across.T, products], 1)]),
-    )
+    used = [*kept, len(products) - 1] if on_weights else list(kept)
+    points = torch.eye(len(kept), dtype=torch.float64, device=products.device)
+    if on_weights:
+        points = torch.cat([-points, torch.ones_like(points[:, :1])], 1)
+    return points, products[used][:, used]
 
 
 def lengths(coefficients: Tensor, products: Tensor) -> Tensor:
@@ -83,7 +90,9 @@ def lengths(coefficients: Tensor, products: Tensor) -> Tensor:
         products: ``(n, n)``.
 
     Returns:
-        ``(...)``, good to about eight digits of the vectors that were combined, since squares are what is added.
+        ``(...)``. Squares are what is added, so with :math:`S = \sum_{ij} |c_i c_j P_{ij}|` the error is at most about
+        :math:`\sqrt{2^{-52} n S}`, and usually far less: eight digits of the vectors that were combined, which is what
+        float32 holds of them.
 
     Example:
         >>> lengths(torch.tensor([1.0, -1.0]), torch.tensor([[9.0, 0.0], [0.0, 16.0]]))
@@ -113,7 +122,7 @@ def fixed_point(
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [100.0]])
-        >>> points, products = frame(x, [0, 1, 2], gram(x), None)
+        >>> points, products = frame(gram(x), [0, 1, 2], on_weights=False)
         >>> fixed_point(points, products, torch.ones_like, iterations=9, tolerance=1e-3)  # the mean, seen to stand
         (tensor([0.3333, 0.3333, 0.3333], dtype=torch.float64), 2)
     """
@@ -155,9 +164,9 @@ def reweighted_mean(
         >>> reweighted_mean("mean", torch.tensor([[1.0], [3.0]]), None, torch.ones_like, iterations=1)[0]
         tensor([2.])
     """
-    products = gram(updates)
-    kept = finite_clients(products.diagonal(), rule)
-    points, products = frame(updates, kept, products, model)
+    products = products_with(updates, model)
+    kept = finite_clients(products.diagonal()[: len(updates)], rule)
+    points, products = frame(products, kept, model is not None)
     weights, made = fixed_point(points, products, weigh, iterations, tolerance)
     everyone = weights.new_zeros(len(updates))
     everyone[kept] = weights

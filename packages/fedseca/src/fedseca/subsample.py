@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedseca.blocks import BLOCK, slices
 from shared.federated.seeds import derived_seed
 
 
@@ -28,4 +29,10 @@ def subsample(updates: Tensor, size: int, seed: int, *place: int) -> Tensor:
         return updates
     generator = np.random.default_rng(derived_seed(seed, "coordinates", *place))
     positions = torch.from_numpy(np.sort(generator.choice(d, size, replace=False, shuffle=False)))
-    return updates.index_select(1, positions.to(updates.device))
+    if updates.is_cuda:
+        return updates.index_select(1, positions.to(updates.device))
+    out = updates.new_empty(len(updates), size)
+    for columns in slices(size, BLOCK):
+        for row, target in zip(updates, out, strict=True):
+            torch.index_select(row, 0, positions[columns], out=target[columns])
+    return out

@@ -1,8 +1,9 @@
 """``fedseca sweep``: the whole battle, every rule against every attack, over partitions and seeds."""
 
+import shlex
 from pathlib import Path
 
-from fedseca.grid import WORK, cell
+from fedseca.grid import WORK, cell, different
 from shared.commands import run_function
 from shared.sweep import run_cells
 
@@ -33,12 +34,13 @@ def run(words: list[str]) -> None:
         """Train under every rule, attack, partition and seed, and write table, heat map and report.
 
         Finished runs are rows of OUT/results.csv; the same command again goes on with what is missing, also after a
-        kill. Options of ``fedseca fit`` go behind ``--`` and hold for every run.
+        kill. Options of ``fedseca fit`` go behind ``--`` and hold for every run. Rules, attacks and partitions are
+        class names, or with options CLASS:OPTION=VALUE, several joined by commas: "FedSECA:beta=0,gamma=0.8".
 
         Args:
-            rules: Server rules, by class name.
-            attacks: Attacks of the hostile clients, by class name; NoAttack is an honest federation.
-            partitions: How images are divided among clients: CLASS or CLASS:OPTION=VALUE.
+            rules: Server rules.
+            attacks: Attacks of the hostile clients; NoAttack is an honest federation.
+            partitions: How images are divided among clients.
             seeds: Each is the seed of the run and of the partition; tables show mean and sd over seeds.
             rounds: Rounds of each run.
             config: Config to start from: a file or the name of a shipped one.
@@ -46,6 +48,8 @@ def run(words: list[str]) -> None:
             workers: Processes that train at the same time; by default one per core.
         """
         folder = Path(out)
+        rules, attacks, seeds = different("rules", rules), different("attacks", attacks), different("seeds", seeds)
+        partitions = different("partitions", partitions)
         # Seed by seed, so that an interrupted sweep has whole tables of the first seeds.
         cells = [
             cell(rule, attack, seed, rounds, config, folder, extra, partition)
@@ -57,6 +61,6 @@ def run(words: list[str]) -> None:
         rows = run_cells(cells, WORK, folder / "results.csv", workers)
         from fedseca.sweep_report import write_report
 
-        print(write_report(rows, rules, attacks, partitions, rounds, folder))
+        print(write_report(rows, rules, attacks, partitions, rounds, folder, shlex.join(["fedseca", *words])))
 
     run_function("fedseca", sweep, words[:position])

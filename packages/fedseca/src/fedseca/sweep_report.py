@@ -1,37 +1,54 @@
 """Tables, heat maps and page of ``fedseca sweep``."""
 
-import shlex
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from fedseca.collapse import CLEAN, DEFINITION, Outcome, collapses, told, verdict
 from fedseca.compare_report import NAMES, PROSE, markdown, spread
+from shared.atomic import write_text
 from shared.plots import heatmap, save
 from shared.report import Report
 from shared.sweep import Row
 from shared.versions import versions
 
-Scores = Mapping[tuple[str, str], Sequence[float]]
+Outcomes = Mapping[str, Mapping[str, Outcome]]
+"""By rule and attack."""
 
 
-def collapses(
-    scores: Scores, rule: str, attacks: Sequence[str], blown_up: frozenset[tuple[str, str]] = frozenset()
-) -> list[str]:
-    """The attacks under which a rule ends below half of its own score without attack, or its training blew up.
+def outcomes_of(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[str]) -> Outcomes:
+    """The rows of one partition by rule and attack, seeds ascending."""
+    rows = sorted(rows, key=lambda row: int(row["seed"]))
 
-    Example:
-        >>> collapses({("A", "NoAttack"): [0.8], ("A", "X"): [0.3], ("A", "Y"): [0.5]}, "A", ["NoAttack", "X", "Y"])
-        ['X']
+    def outcome(rule: str, attack: str) -> Outcome:
+        runs = [row for row in rows if (row["rule"], row["attack"]) == (rule, attack)]
+        return Outcome([float(run["macro_f1"]) for run in runs], [bool(run.get("ended")) for run in runs])
+
+    return {rule: {attack: outcome(rule, attack) for attack in attacks} for rule in rules}
+
+
+def table_of(outcomes: Outcomes) -> tuple[list[str], list[list[str]]]:
+    """Head and lines: scores, worst and mean over the attacks, and what can be told beside a run without attack.
+
+    That is the impact, the score without attack less the worst one, and under which attacks the rule collapses.
     """
-    if (rule, "NoAttack") not in scores:
-        return []
-    half = mean(scores[rule, "NoAttack"]) / 2
-    return [
-        attack
-        for attack in attacks
-        if attack != "NoAttack" and (mean(scores[rule, attack]) < half or (rule, attack) in blown_up)
-    ]
+    attacks = list(next(iter(outcomes.values())))
+    hostile = [attack for attack in attacks if attack != CLEAN]
+    compared = CLEAN in attacks and len(hostile) > 0
+    columns = ["rule", *(NAMES.get(attack, attack) for attack in attacks)]
+    columns += ["worst", "mean"] if hostile else []
+    columns += ["impact", "collapses under"] if compared else []
+    lines = []
+    for rule, runs in outcomes.items():
+        line = [rule, *(spread(run.scores) + "*" * any(run.blown_up) for run in runs.values())]
+        under = [mean(runs[attack].scores) for attack in hostile]
+        if hostile:
+            line += [f"{min(under):.3f}", f"{mean(under):.3f}"]
+        if compared:
+            line += [f"{mean(runs[CLEAN].scores) - min(under):.3f}", told(collapses(runs))]
+        lines.append(line)
+    return columns, lines
 
 
 def write_report(
@@ -41,58 +58,46 @@ def write_report(
     partitions: Sequence[str],
     rounds: int,
     out: Path,
+    command: str,
 ) -> str:
-    """Write ``table.md``, a heat map per partition and ``report.html`` into ``out``.
+    """Write ``table.md``, a heat map per partition, ``command.txt`` and ``report.html`` into ``out``.
 
     Returns:
         What to print: the tables, and where the page is.
     """
     data, provenance = rows[0]["data"], rows[0]["provenance"]
     seeds = sorted({int(row["seed"]) for row in rows})
-    hostile = [attack for attack in attacks if attack != "NoAttack"]
+    names = [NAMES.get(attack, attack) for attack in attacks]
     report = Report("Rules against attacks", f"{data} · {len(rules)} rules, {len(attacks)} attacks, {len(seeds)} seeds")
     report.prose(PROSE)
     texts = []
     for partition in partitions:
-        scores: Scores = {
-            (rule, attack): [
-                float(row["macro_f1"])
-                for row in rows
-                if (row["partition"], row["rule"], row["attack"]) == (partition, rule, attack)
-            ]
-            for rule in rules
-            for attack in attacks
-        }
-        told = f"macro-F1 after round {rounds}, {data} ({provenance} data), {partition}, " + (
+        here = [row for row in rows if row["partition"] == partition]
+        outcomes = outcomes_of(here, rules, attacks)
+        caption = f"macro-F1 after round {rounds}, {data} ({provenance} data), {partition}, " + (
             f"mean ± sd of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
         )
-        blown_up = frozenset(
-            (row["rule"], row["attack"]) for row in rows if row["partition"] == partition and row.get("ended")
-        )
-        if blown_up:
-            told += "; * training blew up, the score is that of the last model before"
-        columns = ["rule", *(NAMES.get(attack, attack) for attack in attacks), "worst", "mean", "collapses under"]
-        lines = []
-        for rule in rules:
-            under = [mean(scores[rule, attack]) for attack in hostile] or [mean(scores[rule, attacks[0]])]
-            summary = [
-                f"{min(under):.3f}",
-                f"{mean(under):.3f}",
-                ", ".join(collapses(scores, rule, attacks, blown_up)) or "none",
-            ]
-            marked = [spread(scores[rule, attack]) + "*" * ((rule, attack) in blown_up) for attack in attacks]
-            lines.append([rule, *marked, *summary])
-        table = markdown(columns, lines)
-        texts.append(f"{told}\n\n{table}")
-        matrix = [[mean(scores[rule, attack]) for attack in attacks] for rule in rules]
-        names = [NAMES.get(attack, attack) for attack in attacks]
+        if any(row.get("ended") for row in here):
+            caption += "; * training blew up, the score is that of the last model before"
+        columns, lines = table_of(outcomes)
+        judged = "collapses under" in columns
+        remarks = []
+        if judged:
+            claim = verdict({rule: collapses(runs) for rule, runs in outcomes.items()})
+            remarks = [DEFINITION, *([claim] if claim else [])]
+        texts += [caption, markdown(columns, lines), *([" ".join(remarks)] if remarks else [])]
+        matrix = [[mean(run.scores) for run in runs.values()] for runs in outcomes.values()]
         figure = heatmap(matrix, list(rules), names, title=f"macro-F1, {partition}", limits=(0.0, 1.0))
-        picture = save(figure, out / f"heatmap_{partition.replace(':', '_').replace('=', '_')}.png")
+        name = re.sub(r"[^\w.-]+", "_", partition)
+        picture = save(figure, out / f"heatmap_{name}.png")
         report.section(partition).figure(picture, "Score of the global model after the last round.")
-        report.table(columns, lines, caption=told, provenance=provenance)  # type: ignore[arg-type]
-    (out / "table.md").write_text("\n\n".join(texts) + "\n")
+        report.table(columns, lines, caption=caption, provenance=provenance)  # type: ignore[arg-type]
+        if remarks:
+            report.prose(" ".join(remarks))
+    write_text(out / "table.md", "\n\n".join(texts) + "\n")
+    write_text(out / "command.txt", command + "\n")
     report.reproduce(
-        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command,
         versions=versions("fedseca"),
         seconds=sum(float(row["seconds"]) for row in rows),
         **{"wall time is": "the sum over all runs", "record": "results.csv"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.data.partition import Partition, dirichlet
+from shared.data.partition import Partition, column_of, dirichlet, merged, owned
 from shared.errors import UsageError
 
 
@@ -23,19 +23,22 @@ def strided(items: Sequence[np.ndarray], clients: int) -> list[np.ndarray]:
     return [np.concatenate([part[client::clients] for part in items]) for client in range(clients)]
 
 
-def merged(owner: np.ndarray, virtual: int, clients: int) -> list[np.ndarray]:
-    r"""Give client :math:`\lfloor s K / V \rfloor` the items of virtual client ``s`` of ``V``.
-
-    Example:
-        >>> [share.tolist() for share in merged(np.array([0, 3, 1, 2]), virtual=4, clients=2)]
-        [[0, 2], [1, 3]]
-    """
-    return [np.flatnonzero(owner * clients // virtual == client) for client in range(clients)]
+def dealt(pieces: Sequence[np.ndarray], clients: int) -> list[np.ndarray]:
+    """Deal whole index arrays like cards: client ``c`` takes the ``c``-th, the ``c + K``-th and so on."""
+    return [np.concatenate(pieces[client::clients]) for client in range(clients)]
 
 
 def items_by_class(labels: np.ndarray) -> list[np.ndarray]:
     """The ascending indices of each class that occurs."""
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def virtual_owners(labels: np.ndarray, shards: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """``(N,)`` which of ``shards`` virtual clients owns each item, by :func:`~shared.data.partition.dirichlet`."""
+    owner = np.empty(len(labels), np.int64)
+    for shard, items in enumerate(dirichlet(labels, shards, alpha, rng)):
+        owner[items] = shard
+    return owner
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ClassChunks(Partition):
         pieces = [piece for items in items_by_class(labels) for piece in np.array_split(items, self.chunks)]
         if len(pieces) < clients:
             raise UsageError(f"data.clients must be at most the {len(pieces)} chunks of all classes, got {clients}")
-        return [np.concatenate(pieces[client::clients]) for client in range(clients)]
+        return dealt(pieces, clients)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class WholeClasses(Partition):
         classes = items_by_class(labels)
         if len(classes) < clients:
             raise UsageError(f"data.clients must be at most {len(classes)}, the number of classes, got {clients}")
-        return [np.concatenate(classes[client::clients]) for client in range(clients)]
+        return dealt(classes, clients)
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,14 @@ class RandomOwner(Partition):
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
         # The legacy stream is the one whose numbers NumPy promises never to change.
-        owner = np.random.RandomState(self.seed).randint(clients, size=len(labels))
-        return [np.flatnonzero(owner == client) for client in range(clients)]
+        return owned(np.random.RandomState(self.seed).randint(clients, size=len(labels)), clients)
 
 
 @dataclass(frozen=True)
 class MergedShards(Partition):
-    """A column says which of ``shards`` virtual clients owns an item; neighbours are merged into K, see :func:`merged`.
+    """A column says which of ``shards`` virtual clients owns an item; neighbours are merged into K.
+
+    See :func:`~shared.data.partition.merged`.
 
     Unlike :class:`~shared.data.partition.ByColumn` it counts shards that own nothing, so that the same shard belongs to
     the same client in every part of the data.
@@ -173,12 +177,7 @@ class MergedShards(Partition):
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
         _check_shards(self.shards, clients)
-        if self.column not in columns:
-            raise UsageError(
-                f"data.partition.column must name a column of the data, got {self.column!r} of "
-                f"{', '.join(columns) or 'none'}"
-            )
-        owner = columns[self.column]
+        owner = column_of(columns, self.column)
         if owner.dtype.kind not in "iu" or owner.min() < 0 or owner.max() >= self.shards:
             raise UsageError(
                 f"data.partition.shards must cover column {self.column!r}, integers in 0..{self.shards - 1}, "
@@ -208,12 +207,14 @@ class MergedDirichlet(Partition):
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
         _check_shards(self.shards, clients)
-        if not 0 < self.alpha < np.inf:
-            raise UsageError(f"data.partition.alpha must be a positive number, got {self.alpha}")
-        owner = np.empty(len(labels), np.int64)
-        for shard, items in enumerate(dirichlet(labels, self.shards, self.alpha, rng)):
-            owner[items] = shard
-        return merged(owner, self.shards, clients)
+        return merged(virtual_owners(labels, self.shards, self.alpha, rng), self.shards, clients)
+
+    def owners(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> np.ndarray:
+        """``(N,)`` the virtual client of each item, in the draw that a call with an equal generator settles on."""
+        while True:
+            owner = virtual_owners(labels, self.shards, self.alpha, rng)
+            if min(map(len, merged(owner, self.shards, clients))) >= self.min_size:
+                return owner
 
 
 def _check_shards(shards: int, clients: int) -> None:

@@ -33,6 +33,17 @@ class _Loaded:
     shares: list[np.ndarray]
     image_shape: tuple[int, int, int]
     preprocessing: Preprocessing
+    server: LabelledImages
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """One stream per purpose: the partition of a seed does not change when a validation share is held out."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
+
+
+def partition_stream(seed: int) -> np.random.Generator:
+    """The random stream that :class:`ClassificationDataModule` divides the training images with."""
+    return _streams(seed)[3]
 
 
 class ClassificationDataModule(LightningDataModule):
@@ -56,6 +67,8 @@ class ClassificationDataModule(LightningDataModule):
         group: Column of the patient (or other group) that no two sets may share; held-out shares then consist of
             whole groups.
         fraction: Share of the training images to keep, in every class.
+        server_samples: Training images that the server keeps for itself, for rules that need clean data; drawn before
+            the rest is divided, so no client has them.
         image_size: Height and width to resize to; ``None`` keeps the stored size, which must then be the same for all.
         interpolation: How to resize.
         eval_interpolation: How to resize validation and test images; ``None`` does it as for training.
@@ -82,6 +95,7 @@ class ClassificationDataModule(LightningDataModule):
         test: float = 0.0,
         group: str | None = None,
         fraction: float = 1.0,
+        server_samples: int = 0,
         image_size: int | None = None,
         interpolation: Interpolation = "bilinear",
         eval_interpolation: Interpolation | None = None,
@@ -100,6 +114,7 @@ class ClassificationDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("image_size", image_size, 1),
             ("num_workers", num_workers, 0),
+            ("server_samples", server_samples, 0),
             ("seed", seed, 0),
         ):
             if value is not None and value < least:
@@ -126,6 +141,7 @@ class ClassificationDataModule(LightningDataModule):
         self.test = test
         self.group = group
         self.fraction = fraction
+        self.server_samples = server_samples
         self.size = image_size
         self.interpolation: Interpolation = interpolation
         self.eval_interpolation: Interpolation = eval_interpolation or interpolation
@@ -186,6 +202,16 @@ class ClassificationDataModule(LightningDataModule):
         """True class of every test image, in the order of :meth:`test_dataloader`."""
         return self._loaded.test.labels.tolist()
 
+    @property
+    def train_images(self) -> LabelledImages:
+        """The training images of all clients, as stored; :attr:`shares` are rows of it."""
+        return self._loaded.train
+
+    @property
+    def shares(self) -> list[np.ndarray]:
+        """Ascending rows of :attr:`train_images` that each client owns, by client id."""
+        return self._loaded.shares
+
     @cached_property
     def train_dataset(self) -> PreparedImages:
         """The training images of all clients together."""
@@ -208,7 +234,20 @@ class ClassificationDataModule(LightningDataModule):
         Order and augmentation follow from ``generator`` alone, whatever the number of workers; every pass advances
         it. torch's global generator is neither read nor changed.
         """
-        dataset = self.client_dataset(client)
+        return self._shuffled(self.client_dataset(client), generator)
+
+    def server_loader(self, generator: torch.Generator) -> Batches:
+        """As :meth:`client_loader`, of the images that the server keeps for itself.
+
+        Raises:
+            UsageError: It keeps none.
+        """
+        if not self.server_samples:
+            raise UsageError("data.server_samples must be above 0 where the server trains, got 0")
+        dataset = PreparedImages(self._loaded.server, self._loaded.preprocessing, self.augment)
+        return self._shuffled(dataset, generator)
+
+    def _shuffled(self, dataset: PreparedImages, generator: torch.Generator) -> Batches:
         return DataLoader(
             dataset=dataset,
             batch_size=self.batch_size,
@@ -245,6 +284,8 @@ class ClassificationDataModule(LightningDataModule):
         """Where the images come from and who has which, ready for JSON."""
         loaded = self._loaded
         sets = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
+        if self.server_samples:
+            sets["server"] = loaded.server
         return {
             "name": self.data_name,
             "provenance": self.provenance,
@@ -265,10 +306,7 @@ class ClassificationDataModule(LightningDataModule):
 
     @cached_property
     def _loaded(self) -> _Loaded:
-        # One stream per purpose: the partition of a seed does not change when a validation share is held out.
-        test_rng, validation_rng, fraction_rng, partition_rng = map(
-            np.random.default_rng, np.random.SeedSequence(self.seed).spawn(4)
-        )
+        test_rng, validation_rng, fraction_rng, _, server_rng = _streams(self.seed)
         sets = self.source.load()
         train, test, validation = sets.train, sets.test, sets.validation
         if test is None:
@@ -286,11 +324,24 @@ class ClassificationDataModule(LightningDataModule):
             check_no_leak(self.group, **{part: self._groups(data) for part, data in parts.items() if data is not None})
         if self.fraction < 1:
             train = train.subset(stratified_fraction(train.labels, self.fraction, fraction_rng))
-        shares = self.partition(train.labels, self.num_clients, partition_rng, train.columns)
+        train, server = self._with_server(train, server_rng)
+        shares = self.partition(train.labels, self.num_clients, partition_stream(self.seed), train.columns)
         shape = layout(train.pixels([0]), self.channels, self.size, self.interpolation).shape[1:]
         mean, std = self._mean_and_std(train, shape[0])
         preprocessing = Preprocessing(mean, std, self.channels, self.size, self.interpolation)
-        return _Loaded(train, validation, test, shares, (shape[0], shape[1], shape[2]), preprocessing)
+        return _Loaded(train, validation, test, shares, (shape[0], shape[1], shape[2]), preprocessing, server)
+
+    def _with_server(self, train: LabelledImages, rng: np.random.Generator) -> tuple[LabelledImages, LabelledImages]:
+        """The clients' images and the server's; without any for the server nothing is drawn."""
+        if self.server_samples >= len(train):
+            raise UsageError(
+                f"data.server_samples must leave images to the clients, got {self.server_samples} of {len(train)}"
+            )
+        server = np.zeros(len(train), bool)
+        if self.server_samples:
+            server[rng.choice(len(train), self.server_samples, replace=False)] = True
+            return train.subset(np.flatnonzero(~server)), train.subset(np.flatnonzero(server))
+        return train, train.subset(np.flatnonzero(server))
 
     def _held_out(
         self, data: LabelledImages, part: str, share: float, rng: np.random.Generator

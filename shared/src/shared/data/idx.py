@@ -62,6 +62,8 @@ class Idx(Source):
         provenance: Whether the pictures are real, derived or synthetic.
     """
 
+    stored_channels = 1
+
     def __init__(
         self,
         root: str | Path,

@@ -1,6 +1,7 @@
 """A labelled image set: 8-bit pictures in memory or in files, their classes, and whatever else is known of each."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +19,11 @@ _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA", "RGBX")
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path | bytes) -> np.ndarray:
     """Decode one picture.
+
+    Args:
+        path: Its file, or the content of one.
 
     Returns:
         ``(H, W, C)`` uint8; C = 1 for grey files, 3 for all others. Transparency is dropped.
@@ -28,23 +32,28 @@ def read_image(path: str | Path) -> np.ndarray:
         UsageError: The file is missing, damaged or not a picture, or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(BytesIO(path) if isinstance(path, bytes) else path) as picture:
             mode = picture.mode
             if mode in _GREY_MODES:
                 return np.array(picture.convert("L"))[..., None]
             if mode in _COLOUR_MODES:
                 return np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG is a SyntaxError in Pillow
-        raise UsageError(f"data.source: every image must be readable, but {path} is not ({error})") from error
+        raise UsageError(f"data.source: every image must be readable, but {_told(path)} is not ({error})") from error
     # Pillow would clip 16-bit values to 255 without a word.
-    raise UsageError(f"data.source: images must have 8 bits per channel, but {path} has mode {mode}")
+    raise UsageError(f"data.source: images must have 8 bits per channel, but {_told(path)} has mode {mode}")
+
+
+def _told(path: str | Path | bytes) -> str:
+    return f"one of {len(path):,} bytes" if isinstance(path, bytes) else str(path)
 
 
 class LabelledImages(Dataset[tuple[np.ndarray, int]]):
     """N labelled pictures. Subsets share the pixels of the set they were taken from.
 
     Args:
-        images: ``(N, H, W)`` or ``(N, H, W, C)`` uint8 with C = 1 or 3, or N paths that are decoded on each access.
+        images: ``(N, H, W)`` or ``(N, H, W, C)`` uint8 with C = 1 or 3, or N paths, or the contents of N picture
+            files, that are decoded on each access.
         labels: ``(N,)`` integers in ``0 .. len(class_names) - 1``.
         class_names: Name of each class; a class may have no picture.
         name: What the set is called in messages and results.
@@ -57,7 +66,7 @@ class LabelledImages(Dataset[tuple[np.ndarray, int]]):
 
     def __init__(
         self,
-        images: np.ndarray | Sequence[str | Path],
+        images: np.ndarray | Sequence[str | Path] | Sequence[bytes],
         labels: np.ndarray,
         class_names: Sequence[str],
         *,
@@ -65,10 +74,14 @@ class LabelledImages(Dataset[tuple[np.ndarray, int]]):
         provenance: Provenance = "real",
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        # Paths become one fixed-width array: loader workers then share its memory instead of copying N objects.
-        store = images if isinstance(images, np.ndarray) else np.array([str(path) for path in images], dtype=np.str_)
-        if store.dtype.kind != "U":
-            store = _checked_pixels(store, name)
+        if isinstance(images, np.ndarray):
+            store = _checked_pixels(images, name)
+        elif images and isinstance(images[0], bytes):
+            store = np.empty(len(images), dtype=object)
+            store[:] = images
+        else:
+            # One fixed-width array: loader workers then share its memory instead of copying N objects.
+            store = np.array([str(path) for path in images], dtype=np.str_)
         if len(store) == 0:
             raise UsageError(f"data.source: {name} must hold at least one image, got none")
         self.name = name
@@ -97,12 +110,12 @@ class LabelledImages(Dataset[tuple[np.ndarray, int]]):
     @property
     def in_memory(self) -> bool:
         """Whether the pixels are held in one array, so that all pictures have one size."""
-        return self._store.dtype.kind != "U"
+        return self._store.dtype == np.uint8
 
     @property
     def files(self) -> list[str]:
-        """The path of every picture; none where the pixels are in memory."""
-        return [] if self.in_memory else self._store[self._rows].tolist()
+        """The path of every picture; none where the pictures are in memory, decoded or not."""
+        return self._store[self._rows].tolist() if self._store.dtype.kind == "U" else []
 
     def pixels(self, indices: Sequence[int] | np.ndarray) -> Pixels:
         """The pictures at ``indices``: one copy out of memory, or decoded one by one."""

@@ -12,13 +12,18 @@ from shared.errors import UsageError
 _DRAWS = 100
 
 
+def shuffled_by_class(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All indices, class after class, those of a class in random order."""
+    order = rng.permutation(len(labels))
+    return order[np.argsort(labels[order], kind="stable")]
+
+
 def iid(labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Deal the shuffled items of one class after the other, like cards.
 
     Sizes differ by at most one, and so does each class between clients.
     """
-    order = rng.permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
+    by_class = shuffled_by_class(labels, rng)
     return [by_class[client::clients] for client in range(clients)]
 
 
@@ -29,7 +34,12 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Gen
     :math:`n_c \sum_{j \le k} p_{cj}`, both rounded. Small ``alpha`` gives clients of few classes, large ``alpha``
     approaches :func:`iid`. Source: Hsu, Qi, Brown, *Measuring the Effects of Non-Identical Data Distribution for
     Federated Visual Classification*, 2019, in the per-class form of Yurochkin et al., ICML 2019.
+
+    Raises:
+        UsageError: ``alpha`` is not a positive number.
     """
+    if not 0 < alpha < math.inf:
+        raise UsageError(f"data.partition.alpha must be a positive number, got {alpha}")
     shares: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
         items = rng.permutation(np.flatnonzero(labels == label))
@@ -44,17 +54,43 @@ def shards(labels: np.ndarray, clients: int, per_client: int, rng: np.random.Gen
 
     Source: McMahan et al., *Communication-Efficient Learning of Deep Networks from Decentralized Data*, AISTATS 2017.
     """
-    order = rng.permutation(len(labels))
-    pieces = np.array_split(order[np.argsort(labels[order], kind="stable")], clients * per_client)
+    pieces = np.array_split(shuffled_by_class(labels, rng), clients * per_client)
     dealt = rng.permutation(len(pieces)).reshape(clients, per_client)
     return [np.concatenate([pieces[piece] for piece in row]) for row in dealt]
 
 
-def by_value(values: np.ndarray, clients: int) -> list[np.ndarray]:
-    r"""Give client :math:`\lfloor r K / V \rfloor` all items of the ``r``-th of the ``V`` sorted values."""
-    distinct, rank = np.unique(values, return_inverse=True)
-    owner = rank * clients // len(distinct)
+def owned(owner: np.ndarray, clients: int) -> list[np.ndarray]:
+    """The items of each client, where ``owner`` names the client of each item."""
     return [np.flatnonzero(owner == client) for client in range(clients)]
+
+
+def merged(owner: np.ndarray, virtual: int, clients: int) -> list[np.ndarray]:
+    r"""Give client :math:`\lfloor s K / V \rfloor` the items of virtual client ``s`` of ``V``.
+
+    Example:
+        >>> [share.tolist() for share in merged(np.array([0, 3, 1, 2]), virtual=4, clients=2)]
+        [[0, 2], [1, 3]]
+    """
+    return owned(owner * clients // virtual, clients)
+
+
+def by_value(values: np.ndarray, clients: int) -> list[np.ndarray]:
+    """Take the sorted values for virtual clients, and merge these as :func:`merged` does."""
+    distinct, rank = np.unique(values, return_inverse=True)
+    return merged(rank, len(distinct), clients)
+
+
+def column_of(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """The column that ``data.partition.column`` names.
+
+    Raises:
+        UsageError: The data have no such column.
+    """
+    if name not in columns:
+        raise UsageError(
+            f"data.partition.column must name a column of the data, got {name!r} of {', '.join(columns) or 'none'}"
+        )
+    return columns[name]
 
 
 class Partition(ABC):
@@ -145,8 +181,6 @@ class Dirichlet(Partition):
     def draw(
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
-        if not 0 < self.alpha < math.inf:
-            raise UsageError(f"data.partition.alpha must be a positive number, got {self.alpha}")
         return dirichlet(labels, clients, self.alpha, rng)
 
 
@@ -188,12 +222,7 @@ class ByColumn(Partition):
     def draw(
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
     ) -> list[np.ndarray]:
-        if self.column not in columns:
-            raise UsageError(
-                f"data.partition.column must name a column of the data, got {self.column!r} of "
-                f"{', '.join(columns) or 'none'}"
-            )
-        values = columns[self.column]
+        values = column_of(columns, self.column)
         distinct = len(np.unique(values))
         if distinct < clients or (distinct > clients and not self.merge):
             raise UsageError(

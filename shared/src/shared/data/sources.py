@@ -21,7 +21,15 @@ class ImageSets:
 
 
 class Source(ABC):
-    """A place that labelled images are read from. Building one touches no file; :meth:`load` does."""
+    """A place that labelled images are read from. Building one touches no file; :meth:`load` does.
+
+    Attributes:
+        class_names: Names of the classes where they are known before anything is read, else ``None``.
+        stored_channels: Channels of the stored pictures where they are known before anything is read, else ``None``.
+    """
+
+    class_names: Sequence[str] | None = None
+    stored_channels: int | None = None
 
     @abstractmethod
     def load(self) -> ImageSets:

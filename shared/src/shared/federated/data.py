@@ -15,6 +15,9 @@ class RoundClock(LightningDataModule):
     It may have ``eval_clients``, a list of client ids. ``val_dataloader()`` and ``test_dataloader()`` are then lists of
     loaders, one for each id in turn, none of them empty; together they are the pooled set. Scores are logged for the
     pooled set and for each client.
+
+    For rules that need clean data of the server it has ``server_samples``, how many there are, and
+    ``server_loader(generator)``.
     """
 
     def train_dataloader(self) -> Any:

@@ -1,7 +1,7 @@
 """Federated training as a LightningModule: one round is one epoch of one step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from shared.federated.client import ClientTraining
 from shared.federated.client_states import ClientStates
 from shared.federated.client_work import ClientWork
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
-from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
+from shared.federated.reference import needs_reference, reference_update, require_clean_data
+from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round, participants_per_round
 from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
 from shared.federated.vectors import VectorLayout
@@ -127,8 +128,17 @@ class FederatedModule(ClientWork):
             )
         if self.regime == "local":
             return
-        clients = len(self.client_ids)
-        unknown = [k for k in self.byzantine if k not in self.client_ids]
+        self.check_clients(self.client_ids)
+        require_clean_data(self.aggregator, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check_clients(self, client_ids: Sequence[int]) -> None:
+        """Refuse a federation with which the attack or the rule has no meaning.
+
+        Raises:
+            UsageError: A hostile client is none of the clients, they are no minority, or the rule needs more uploads.
+        """
+        clients = len(client_ids)
+        unknown = [k for k in self.byzantine if k not in client_ids]
         if unknown:
             raise UsageError(f"model.byzantine must name clients of 0 .. {clients - 1}, got {unknown[0]}")
         if self.byzantine and 2 * len(self.byzantine) >= clients:
@@ -137,7 +147,11 @@ class FederatedModule(ClientWork):
                 f"got {len(self.byzantine)} hostile of {clients}"
             )
         if isinstance(self.aggregator, VectorAggregator):
-            self.aggregator.check(max(1, round(self.participation * clients)))
+            self.aggregator.check(self.participants(clients))
+
+    def participants(self, clients: int) -> int:
+        """How many of ``clients`` take part in a round."""
+        return participants_per_round(clients, self.participation)
 
     def _refuse_selection_on_test(self) -> None:
         """The best round is chosen on validation data or not at all."""
@@ -262,6 +276,7 @@ class FederatedModule(ClientWork):
 
         samples = torch.tensor([reports[i]["samples"] for i in good], dtype=torch.float64)
         weights = samples / samples.sum() if self.weighting == "samples" else torch.full_like(samples, 1 / len(ids))
+        reference = self._reference(round, state, origin) if needs_reference(self.aggregator) else None
         combine(
             self.aggregator,
             self.layout,
@@ -272,6 +287,7 @@ class FederatedModule(ClientWork):
             ids=ids,
             round=round,
             counters=reports[good[0]]["counters"],
+            reference=reference,
         )
         self._scratch["combined"] = ids
 
@@ -286,6 +302,21 @@ class FederatedModule(ClientWork):
     @property
     def _hostile(self) -> tuple[int, ...]:
         return self.byzantine if self.regime == "federated" else ()
+
+    def _reference(self, round: int, state: Mapping[str, Tensor], origin: Tensor) -> Tensor:
+        """What the server's own clean data ask for."""
+        return reference_update(
+            self._worker(),
+            self.trainer.datamodule,  # type: ignore[attr-defined]
+            self.client,
+            self.layout,
+            state,
+            origin,
+            seed=self.seed,
+            round=round,
+            to_device=self.transfer_batch_to_own_device,
+            forward_context=self.trainer.precision_plugin.forward_context,
+        )
 
     def _require(self, good: int, participants: list[int], failures: dict[int, str]) -> None:
         """Stop with one sentence if too few uploads are left."""

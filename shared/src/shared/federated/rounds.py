@@ -14,6 +14,11 @@ from shared.federated.seeds import derived_seed
 COLUMNS = ("round", "participants", "failures", "seconds")
 
 
+def participants_per_round(clients: int, share: float) -> int:
+    """``share * clients`` rounded half up, at least one."""
+    return clients if share >= 1 else max(1, int(np.floor(share * clients + 0.5)))
+
+
 def participants_of_round(client_ids: list[int], share: float, seed: int, round: int) -> list[int]:
     """The clients of one round, ascending: ``round(share * K)`` of them, at least one, drawn without replacement.
 
@@ -26,7 +31,7 @@ def participants_of_round(client_ids: list[int], share: float, seed: int, round:
     if share >= 1:
         return sorted(client_ids)
     generator = np.random.default_rng(derived_seed(seed, "participants", round))
-    count = max(1, int(np.floor(share * len(client_ids) + 0.5)))
+    count = participants_per_round(len(client_ids), share)
     return sorted(generator.choice(sorted(client_ids), size=count, replace=False).tolist())
 
 

@@ -51,6 +51,7 @@ def combine(
     ids: Sequence[int],
     round: int,
     counters: dict[str, Any],
+    reference: Tensor | None = None,
 ) -> None:
     """Combine the updates of a round and write the new global model into ``state``.
 
@@ -64,10 +65,18 @@ def combine(
         ids: The client ids.
         round: Index of the round.
         counters: Integer tensors (BatchNorm's step counters) as the first client reports them.
+        reference: ``(layout.head,)`` the server's own update, for rules that need one.
     """
     if isinstance(aggregator, VectorAggregator):
         head = layout.head
-        update = aggregator(updates[:, :head], origin=origin[:head], weights=weights, client_ids=ids, round=round)
+        update = aggregator(
+            updates[:, :head],
+            origin=origin[:head],
+            weights=weights,
+            client_ids=ids,
+            round=round,
+            reference=reference,
+        )
         if head < layout.size:
             update = torch.cat([update, weights.to(updates) @ updates[:, head:]])
         layout.write(origin - update, state)

@@ -1,72 +1,36 @@
 """Centred clipping: nobody moves the last update further than tau."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from fedseca.blocks import BLOCK, finite_clients, slices
+from fedseca.blocks import combinations, finite_clients
+from fedseca.reweighting import lengths, products_with
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 
 
-def distances_from(center: Tensor, rows: Sequence[Tensor] | Tensor) -> Tensor:
-    r""":math:`\|g_k - m\|_2` of every row, in float64.
+def clipped_step(center: Tensor, points: Tensor, products: Tensor, tau: float) -> Tensor:
+    r""":math:`m + \frac1K \sum_k (x_k - m) \min(1, \tau / \|x_k - m\|_2)`, all as combinations of n vectors.
 
     Args:
-        center: ``(d,)``.
-        rows: K vectors of ``d`` numbers.
+        center: ``(n,)`` coefficients of m.
+        points: ``(K, n)`` of the :math:`x_k`.
+        products: ``(n, n)`` inner products of the vectors that are combined.
+        tau: Largest step towards a point.
 
     Returns:
-        ``(K,)``; not finite exactly where a row is not.
+        ``(n,)``.
 
     Example:
-        >>> distances_from(torch.tensor([1.0, 1.0]), torch.tensor([[4.0, 5.0], [1.0, 1.0]]))
-        tensor([5., 0.], dtype=torch.float64)
+        >>> points, products = torch.tensor([[1.0], [-0.5]]), torch.tensor([[16.0]])  # 4 and -2
+        >>> clipped_step(torch.zeros(1), points, products, tau=2.0)
+        tensor([0.])
+        >>> clipped_step(torch.zeros(1), points, products, tau=100.0)  # 1
+        tensor([0.2500])
     """
-    squared = torch.zeros(len(rows), dtype=torch.float64, device=center.device)
-    for columns in slices(len(center), BLOCK):
-        here = center[columns]
-        difference = torch.empty_like(here)
-        squared += torch.stack(
-            [
-                torch.linalg.vector_norm(torch.sub(row[columns], here, out=difference), dtype=torch.float64)
-                for row in rows
-            ]
-        ).square_()
-    return squared.sqrt_()
-
-
-def clipped_step(center: Tensor, rows: Sequence[Tensor] | Tensor, distances: Tensor, tau: float) -> Tensor:
-    r""":math:`m + \frac1K \sum_k (g_k - m) \min(1, \tau / \|g_k - m\|_2)`.
-
-    Args:
-        center: ``(d,)`` m; read only.
-        rows: K vectors of ``d`` finite numbers; read only.
-        distances: ``(K,)`` what :func:`distances_from` returned for them.
-        tau: Largest step towards a client.
-
-    Returns:
-        ``(d,)``.
-
-    Example:
-        >>> center, rows = torch.zeros(2), torch.tensor([[0.0, 4.0], [0.0, -2.0]])
-        >>> clipped_step(center, rows, distances_from(center, rows), tau=2.0)
-        tensor([0., 0.])
-        >>> clipped_step(center, rows, distances_from(center, rows), tau=100.0)
-        tensor([0., 1.])
-    """
-    # A client at the centre itself does not pull, whatever its factor.
-    factors = (tau / distances).clamp_(max=1).div_(len(rows)).tolist()
-    # The factors at the centre are collected, so that each client costs one pass.
-    stay = 1 - math.fsum(factors)
-    moved = torch.empty_like(center)
-    for columns in slices(len(center), BLOCK):
-        here = torch.mul(center[columns], stay, out=moved[columns])
-        for row, factor in zip(rows, factors, strict=True):
-            here.add_(row[columns], alpha=factor)
-    return moved
+    # A point at the centre itself does not pull, whatever its factor.
+    factors = (tau / lengths(points - center, products)).clamp(max=1) / len(points)
+    return center * (1 - factors.sum()) + factors @ points
 
 
 class CenteredClipping(VectorAggregator):
@@ -75,6 +39,9 @@ class CenteredClipping(VectorAggregator):
     Starting at the previous update (0 in the first round), repeat
     :math:`m \leftarrow m + \frac1K \sum_k (g_k - m) \min(1, \tau / \|g_k - m\|_2)`. Uploads that hold NaN or infinity
     are left out.
+
+    Every centre is a combination of the uploads and the last update, so one pass gives their inner products, the steps
+    are made on coefficients (:func:`fedseca.reweighting.lengths` tells the error), and a second pass forms the result.
 
     Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, Eq. 5.
 
@@ -137,13 +104,19 @@ class CenteredClipping(VectorAggregator):
         reference: Tensor | None,
     ) -> Tensor:
         center = self.start(updates)
-        distances = distances_from(center, updates)
-        kept = finite_clients(distances, "CenteredClipping")
-        rows, distances = [updates[k] for k in kept], distances[kept]
+        products = products_with(updates, center)
+        kept = finite_clients(products.diagonal()[:-1], type(self).__name__)
+        used = [*kept, len(updates)]
+        unit = torch.eye(len(used), dtype=torch.float64, device=updates.device)
+        coefficients = self.move(unit[-1], unit[:-1], products[used][:, used], round)
         self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
-        center = clipped_step(center, rows, distances, self.tau)
-        for _ in range(1, self.iterations):
-            center = clipped_step(center, rows, distances_from(center, rows), self.tau)
-        self.center = center
+        update = combinations(coefficients[None, :-1], updates, kept)[0]
+        self.center = update.add_(center, alpha=float(coefficients[-1]))
         # The caller gets its own copy: what it does with the update must not reach the state.
-        return center.clone()
+        return update.clone()
+
+    def move(self, center: Tensor, points: Tensor, products: Tensor, round: int) -> Tensor:
+        """The steps of one round, see :func:`clipped_step`; at first the centre is the last of the vectors."""
+        for _ in range(self.iterations):
+            center = clipped_step(center, points, products, self.tau)
+        return center

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import combinations, finite_clients, gram, squared_distances
+from fedseca.blocks import combinations, finite_clients, squared_distances
 from fedseca.copod import copod
-from fedseca.reweighting import Space, check_space, frame, global_model
+from fedseca.reweighting import Space, check_space, frame, global_model, products_with
 from shared.federated.aggregation import VectorAggregator
 
 
@@ -78,14 +78,16 @@ class DOS(VectorAggregator):
         reference: Tensor | None,
     ) -> Tensor:
         model = global_model("DOS", origin, self.space)
-        products = gram(updates)
-        kept = finite_clients(products.diagonal(), "DOS")
-        squared = squared_distances(updates, products=products)[kept][:, kept]
-        points, inner = frame(updates, kept, products, model)
+        products = products_with(updates, model)
+        own = products[: len(updates), : len(updates)]
+        kept = finite_clients(own.diagonal(), "DOS")
+        squared = squared_distances(updates, products=own)[kept][:, kept]
+        points, inner = frame(products, kept, model is not None)
         norms = ((points @ inner) * points).sum(1)
         # The squared norm of the model is common to all; it would drown what sets them apart.
-        own = products.diagonal()[kept]
-        excess = own if model is None else own - 2 * inner[0, 1:]
+        excess = own.diagonal()[kept]
+        if model is not None:
+            excess = excess - 2 * inner[-1, :-1]
         scores = copod(squared.sqrt()) + copod(cosine_distances(squared, norms, excess))
         shares = torch.softmax(-scores, 0)
         self.diagnostics = {

@@ -1,12 +1,13 @@
 """FLDetector: suspect whose uploads keep contradicting what the history of updates predicts."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedseca.blocks import BLOCK, combinations, finite_clients, peaks, slices
+from fedseca.blocks import BLOCK, combinations, finite_clients, gram, slices, squared_norms
 from fedseca.gap_statistic import upper_group
 from fedseca.lbfgs import hessian_coefficients
 from fedseca.order_statistics import lower_median
@@ -15,6 +16,59 @@ from shared.federated.aggregation import VectorAggregator
 from shared.federated.seeds import derived_seed
 
 Inner = Literal["median", "mean"]
+
+# Below this share of its terms a squared error is computed from the vectors themselves.
+NEAR = 1e-9
+
+
+def remainders(
+    factor: float, coefficients: Tensor, squared_norms: Tensor, along: Tensor, products: Tensor
+) -> tuple[Tensor, Tensor]:
+    r""":math:`\|a\, g_k - \sum_i c_{ki} r_i\|_2^2` from inner products, and what it was added up from.
+
+    Args:
+        factor: a.
+        coefficients: ``(K, h)`` the c.
+        squared_norms: ``(K,)`` of the :math:`g_k`.
+        along: ``(K, h)`` inner products of the :math:`g_k` with the :math:`r_i`.
+        products: ``(h, h)`` of the :math:`r_i`.
+
+    Returns:
+        The squares and the sums of the magnitudes of all terms, both ``(K,)``. A square is wrong by about
+        :math:`2^{-52}` of that sum: where it is below :data:`NEAR` of it, six digits are left or fewer.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> remainders(2.0, 3 * one, torch.ones(1), one, one)  # of 2 - 3
+        (tensor([1.]), tensor([25.]))
+    """
+    parts = (
+        factor**2 * squared_norms,
+        (-2 * factor * coefficients * along).T,
+        (coefficients[:, :, None] * coefficients[:, None] * products).flatten(1).T,
+    )
+    whole = torch.cat([part.reshape(-1, len(coefficients)) for part in parts])
+    return whole.sum(0), whole.abs().sum(0)
+
+
+def _mixed(coefficients: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """The sum of multiples of vectors, ``(d,)`` float64."""
+    out = torch.zeros_like(vectors[0], dtype=torch.float64)
+    for columns in slices(len(out), BLOCK):
+        for vector, factor in zip(vectors, coefficients.tolist(), strict=True):
+            out[columns].add_(vector[columns], alpha=factor)
+    return out
+
+
+def _distance(vector: Tensor, *others: Tensor) -> Tensor:
+    """Length of a vector less others, subtracted in its own type and squared in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=vector.device)
+    for columns in slices(len(vector), BLOCK):
+        left = vector[columns] - others[0][columns]
+        for other in others[1:]:
+            left -= other[columns]
+        total += torch.linalg.vector_norm(left, dtype=torch.float64).square()
+    return total.sqrt_()
 
 
 class FLDetector(VectorAggregator):
@@ -138,33 +192,29 @@ class FLDetector(VectorAggregator):
         before, after = unit[:-1], unit[1:]
         return before if self.faithful else after, before - after
 
-    def _prediction_errors(self, updates: Tensor, kept: list[int], ids: list[int]) -> Tensor:
+    def _prediction_errors(self, updates: Tensor, kept: list[int], ids: list[int], squared_norms: Tensor) -> Tensor:
         """The error of every kept client; NaN for one whose last upload is needed and not known."""
         assert self.aggregates is not None
         total, ring = int(self.rounds), self.window + 1
-        order = [t % ring for t in range(max(0, total - ring), total)]
-        h = len(order)
-        along = torch.zeros(len(kept), h, dtype=torch.float64, device=updates.device)
-        products = torch.zeros(h, h, dtype=torch.float64, device=updates.device)
-        for columns in slices(updates.shape[1], BLOCK):
-            history = self.aggregates[order, columns].double()
-            products += history @ history.T
-            if not self.faithful:
-                along += updates[kept, columns].double() @ history.T
-        steps, changes = (x.to(updates.device) for x in self._pairs(h))
-        # As published the Hessian is applied to the last step alone, which is the last update with the other sign.
-        sigma, coefficients = hessian_coefficients(steps, changes, products, -products[-1:] if self.faithful else along)
-        if self.faithful:
-            coefficients = coefficients.clone()
-            coefficients[:, -1] -= sigma
-        squared = torch.zeros(len(kept), dtype=torch.float64, device=updates.device)
-        for columns in slices(updates.shape[1], BLOCK):
-            history = self.aggregates[order, columns].double()
-            rows = updates[kept, columns].double()
-            left = rows - self.uploads[ids, columns] if self.uploads is not None else (1 - sigma) * rows
-            squared += (left - coefficients @ history).square_().sum(1)
-        errors = squared.sqrt_()
-        return errors / errors.nansum() if self.faithful else errors
+        history = [self.aggregates[t % ring] for t in range(max(0, total - ring), total)]
+        steps, changes = (x.to(updates.device) for x in self._pairs(len(history)))
+        if self.uploads is not None:
+            # The Hessian is applied to the last step alone, which is the last update with the other sign.
+            products = gram(history)
+            sigma, curved = hessian_coefficients(steps, changes, products, -products[-1:])
+            curved[:, -1] -= sigma
+            expected = _mixed(curved[0], history).to(updates.dtype)
+            errors = torch.stack(
+                [_distance(updates[k], self.uploads[i], expected) for k, i in zip(kept, ids, strict=True)]
+            )
+            return errors / errors.nansum()
+        products = gram([*updates, *history], history)
+        along, products = products[kept], products[len(updates) :]
+        sigma, curved = hessian_coefficients(steps, changes, products, along)
+        squared, terms = remainders(1 - sigma, curved, squared_norms[kept], along, products)
+        for i in torch.nonzero(squared <= NEAR * terms).flatten().tolist():
+            squared[i] = _distance((1 - sigma) * updates[kept[i]].double(), _mixed(curved[i], history)).square()
+        return squared.sqrt_()
 
     def combine(
         self,
@@ -176,7 +226,8 @@ class FLDetector(VectorAggregator):
         round: int,
         reference: Tensor | None,
     ) -> Tensor:
-        kept = finite_clients(peaks(updates), "FLDetector")
+        squared = squared_norms(updates)
+        kept = finite_clients(squared, "FLDetector")
         ids = [client_ids[k] for k in kept]
         self._make_room(updates, client_ids)
         assert self.aggregates is not None
@@ -184,7 +235,7 @@ class FLDetector(VectorAggregator):
         if self.rounds >= 2:
             slot = int(self.rounds) % self.window
             self.errors[slot] = torch.nan
-            self.errors[slot, ids] = self._prediction_errors(updates, kept, ids)
+            self.errors[slot, ids] = self._prediction_errors(updates, kept, ids, squared)
             suspicion = self.errors[:, ids].nanmean(0)
         known = torch.nonzero(suspicion.isfinite()).flatten().tolist()
         generator = np.random.default_rng(derived_seed(self.seed, "gap statistic", round))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import combinations, finite_clients, inner_products, squared_norms
+from fedseca.blocks import combinations, finite_clients, norms_and_products, squared_norms
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import VectorAggregator
 
@@ -47,13 +47,13 @@ class FLTrust(VectorAggregator):
         assert reference is not None
         if reference.shape != updates.shape[1:]:
             raise UsageError(f"FLTrust: the reference must have {updates.shape[1]} coordinates, got {len(reference)}")
-        squared = squared_norms(updates)
+        squared, along = norms_and_products(updates, reference)
         kept = finite_clients(squared, "FLTrust")
         norms = squared[kept].sqrt()
-        length = inner_products(reference[None], reference)[0].sqrt()
+        length = squared_norms(reference[None])[0].sqrt()
         if not torch.isfinite(length):
             raise RunError(f"FLTrust: the reference update of round {round} is not finite")
-        along = inner_products(updates, reference)[kept]
+        along = along[kept]
         # A norm below the smallest normal number is no direction, and its inverse would overflow.
         directed = norms > torch.finfo(updates.dtype).tiny
         trust = torch.where(directed & (length > 0), along / (norms * length), 0.0).clamp(0, 1)

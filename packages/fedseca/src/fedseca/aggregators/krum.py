@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from fedseca.blocks import finite_clients, squared_distances
+from fedseca.blocks import combinations, finite_clients, squared_distances
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 
@@ -105,4 +105,7 @@ class Krum(VectorAggregator):
             "selected": selected,
             "dropped": torch.tensor(len(updates) - count),
         }
-        return updates[selected].mean(0)
+        if self.m == 1:
+            return updates[selected[0]].clone()
+        shares = torch.full((1, self.m), 1 / self.m, dtype=torch.float64)
+        return combinations(shares, updates, sorted(selected.tolist()))[0]

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedseca.aggregators.centered_clipping import distances_from
-from fedseca.blocks import combinations, finite_clients
+from fedseca.blocks import combinations, distances_from, finite_clients
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import VectorAggregator
 

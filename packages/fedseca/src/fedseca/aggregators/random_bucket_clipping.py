@@ -1,12 +1,13 @@
 """Centred clipping of the means of random buckets."""
 
+from torch import Tensor
+
 from fedseca.aggregators.centered_clipping import CenteredClipping
-from fedseca.aggregators.pre_aggregated import PreAggregated
 from fedseca.pre_aggregation import Bucketing
 
 
-class RandomBucketClipping(PreAggregated):
-    """:class:`CenteredClipping` behind :class:`fedseca.pre_aggregation.Bucketing`.
+class RandomBucketClipping(CenteredClipping):
+    """:class:`CenteredClipping` behind :class:`fedseca.pre_aggregation.Bucketing`, without forming the buckets' means.
 
     Averaging a few clients first makes honest ones that differ look more alike, so that clipping hurts them less.
 
@@ -19,6 +20,7 @@ class RandomBucketClipping(PreAggregated):
         seed: Of the order of the clients, together with the round.
 
     Attributes:
+        center: ``(d,)`` the last update; ``None`` before the first round.
         diagnostics: ``dropped``, how many uploads were not finite.
 
     Raises:
@@ -31,4 +33,9 @@ class RandomBucketClipping(PreAggregated):
     """
 
     def __init__(self, tau: float = 100.0, iterations: int = 3, size: int = 2, seed: int = 0) -> None:
-        super().__init__([Bucketing(size, seed)], CenteredClipping(tau, iterations))
+        super().__init__(tau, iterations)
+        self.bucketing = Bucketing(size, seed)
+
+    def move(self, center: Tensor, points: Tensor, products: Tensor, round: int) -> Tensor:
+        """As the base class, towards the means of buckets."""
+        return super().move(center, self.bucketing.mixing(len(points), round).to(points) @ points, products, round)

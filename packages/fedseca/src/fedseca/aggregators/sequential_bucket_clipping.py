@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedseca.aggregators.centered_clipping import CenteredClipping, clipped_step, distances_from
-from fedseca.blocks import finite_clients, inner_products, squared_norms
+from fedseca.aggregators.centered_clipping import CenteredClipping
 from shared.errors import UsageError
 from shared.federated.seeds import derived_generator
 
@@ -69,29 +68,13 @@ class SequentialBucketClipping(CenteredClipping):
         self.size = size
         self.seed = seed
 
-    def combine(
-        self,
-        updates: Tensor,
-        *,
-        origin: Tensor | None,
-        weights: Tensor,
-        client_ids: tuple[int, ...],
-        round: int,
-        reference: Tensor | None,
-    ) -> Tensor:
-        center = self.start(updates)
-        squared = squared_norms(updates)
-        kept = finite_clients(squared, "SequentialBucketClipping")
-        norms = squared[kept].sqrt()
-        along = inner_products(updates, center)[kept]
+    def move(self, center: Tensor, points: Tensor, products: Tensor, round: int) -> Tensor:
+        """As the base class, bucket after bucket."""
+        norms = products.diagonal()[:-1].sqrt()
         # The length of the centre is common to all and orders nobody.
-        agreement = torch.where(norms > 0, along / norms, 0.0)
-        generator = derived_generator(self.seed, "sequential buckets", round)
-        for bucket in sequential_buckets(agreement, self.size, generator):
-            rows = [updates[kept[i]] for i in bucket]
-            for _ in range(self.iterations):
-                center = clipped_step(center, rows, distances_from(center, rows), self.tau)
-        self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
-        self.center = center
-        # The caller gets its own copy: what it does with the update must not reach the state.
-        return center.clone()
+        agreement = torch.where(norms > 0, products[:-1, -1] / norms, 0.0)
+        for bucket in sequential_buckets(
+            agreement, self.size, derived_generator(self.seed, "sequential buckets", round)
+        ):
+            center = super().move(center, points[bucket], products, round)
+        return center

@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedseca.blocks import combinations, finite_clients, squared_norms
+from fedseca.blocks import BLOCK, combinations, finite_clients, squared_norms
 from fedseca.mean_shift import mean_shift, neighbour_bandwidth
 from fedseca.subsample import subsample
 from shared.errors import UsageError
@@ -26,8 +27,11 @@ def sign_shares(rows: Tensor) -> Tensor:
         >>> sign_shares(torch.tensor([[1.0, 2.0, 0.0, -3.0]]))
         tensor([[0.5000, 0.2500, 0.2500]], dtype=torch.float64)
     """
-    # Row by row: a sum over truth values first turns each of them into a whole number of eight bytes.
-    counts = [torch.stack([mask.count_nonzero() for mask in (row > 0, row == 0, row < 0)]) for row in rows]
+    # numpy counts a truth value a bit at a time, torch turns each of them into a whole number of eight bytes first.
+    count = torch.count_nonzero if rows.is_cuda else lambda mask: torch.tensor(np.count_nonzero(mask.numpy()))
+    counts = [
+        sum(torch.stack([count(mask) for mask in (x > 0, x == 0, x < 0)]) for x in row.split(BLOCK)) for row in rows
+    ]
     return torch.stack(counts).double() / rows.shape[1]
 
 
