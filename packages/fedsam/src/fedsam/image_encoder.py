@@ -155,14 +155,16 @@ class ImageEncoder(ImageEncoderViT):
             window_size=size.window,
             global_attn_indexes=size.global_blocks,
         )
+        self.width = size.width
         for block in self.blocks:
             block.attn = EncoderAttention(block.attn, attention)
 
     def add_fact(self, rank: int, dropout: float) -> None:
         """Give every block FacT cores."""
-        self.fact = SharedFactors(self.blocks[0].norm1.normalized_shape[0], rank, dropout)
-        for block in self.blocks:
-            block.attn.add_fact(self.fact)
+        self.fact = SharedFactors(self.width, rank, dropout)
+        for module in self.modules():
+            if isinstance(module, EncoderAttention):
+                module.add_fact(self.fact)
 
     def add_adapters(self, channels: int) -> None:
         """Give every block two adapters between slices."""

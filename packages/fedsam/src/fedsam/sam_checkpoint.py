@@ -117,8 +117,8 @@ def fit_checkpoint(
     matched = {name: t for name, t in usable.items() if name in wanted and t.shape == wanted[name].shape}
     taken = matched | {name: t for name, t in resized.items() if t.shape == wanted[name].shape}
     report = ImportReport(
-        matched=tuple(matched),
-        resized=tuple(name for name in resized if name in taken),
+        matched=tuple(name for name in wanted if name in matched),
+        resized=tuple(name for name in wanted if name in taken and name not in matched),
         new=tuple(name for name in wanted if name not in taken),
         unused=tuple(name for name in found if name not in taken),
     )
