@@ -85,10 +85,11 @@ def smooth_warp(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random
         ``(3, *shape)`` mm.
     """
     up = [upsampling_matrix(nodes, points) for nodes, points in zip(_CONTROL_GRID, shape, strict=True)]
+    up = [matrix.astype(np.float32) for matrix in up]
     while True:
-        control = rng.normal(0, _WARP_SD, (3, *_CONTROL_GRID))
-        field = np.einsum("cijk,xi,yj,zk->cxyz", control, *up, optimize=True)
-        field = np.clip(field, -_WARP_LIMIT, _WARP_LIMIT).astype(np.float32)
+        control = rng.normal(0, _WARP_SD, (3, *_CONTROL_GRID)).astype(np.float32)
+        field = np.ascontiguousarray(np.einsum("cijk,xi,yj,zk->cxyz", control, *up, optimize=True))
+        np.clip(field, -_WARP_LIMIT, _WARP_LIMIT, out=field)
         if jacobian_determinant(field, spacing).min() > _LEAST_JACOBIAN:
             return field
 
@@ -103,7 +104,7 @@ def jacobian_determinant(field: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     Returns:
         ``(X, Y, Z)``: the ratio of volumes after and before.
     """
-    (a, b, c), (d, e, f), (g, h, i) = (np.gradient(component, *spacing) for component in field)
+    (a, b, c), (d, e, f), (g, h, i) = (np.gradient(component, *spacing.tolist()) for component in field)
     a, e, i = a + 1, e + 1, i + 1
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
