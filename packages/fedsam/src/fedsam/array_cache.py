@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -104,11 +105,13 @@ class ArrayCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             for part, array in (("image", stored.image), ("label", stored.label)):
                 if array is not None:
-                    _write(self.folder / f"{key}.{part}.npy", lambda file, array=array: _save(file, array))
+                    _write(self.folder / f"{key}.{part}.npy", partial(_save, array))
             text = json.dumps(facts, indent=1)
-            _write(self.folder / f"{key}.json", lambda file: file.write_text(text, encoding="utf-8"))
+            _write(self.folder / f"{key}.json", partial(_save_text, text))
         except OSError as error:
-            raise UsageError(f"data.cache_dir must be a folder with room to write, got {self.folder} ({error})") from error
+            raise UsageError(
+                f"data.cache_dir must be a folder with room to write, got {self.folder} ({error})"
+            ) from error
         return facts
 
     def _mapped(self, folder: Path, key: str, facts: dict[str, Any]) -> Volume:
@@ -157,12 +160,16 @@ def _facts(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def _save_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
     """Write under a name of this call's own, then rename; nothing is left behind if it fails."""
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:

@@ -133,19 +133,20 @@ def draw_anatomy(phase: int, rng: np.random.Generator) -> Anatomy:
         place = np.array([rng.uniform(-8, 8), spine - rng.uniform(5, 15), side * (65 + rng.uniform(-8, 8))])
         tilt = side * np.deg2rad(rng.uniform(5, 20))
         kidneys.append(Ellipsoid(place, half, -tilt))
-        middle = place - [0, 0, side * 0.5 * half[2]]
-        sinuses.append(Ellipsoid(middle, half * [0.42, 0.4, 0.5], -tilt))
-    liver = Ellipsoid(np.array([-25.0, -0.12 * inner[0], -0.45 * inner[1]]), np.array([115.0, 0.72, 0.5]) * [1, inner[0], inner[1]])
+        sinuses.append(Ellipsoid(place - [0, 0, side * 0.5 * half[2]], half * [0.42, 0.4, 0.5], -tilt))
+    liver = Ellipsoid(
+        np.array([-25.0, -0.12 * inner[0], -0.45 * inner[1]]), np.array([115.0, 0.72, 0.5]) * [1, inner[0], inner[1]]
+    )
     spleen = Ellipsoid(np.array([45.0, 0.1 * inner[0], 0.66 * inner[1]]), np.array([55.0, 38.0, 22.0]))
     loops = []
     for _ in range(int(rng.integers(8, 13))):
         angle, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 1))
-        place = [
+        middle = [
             rng.uniform(-70, 70),
             -0.3 * inner[0] + 0.38 * inner[0] * reach * np.sin(angle),
             0.6 * inner[1] * reach * np.cos(angle),
         ]
-        loops.append((Ellipsoid(np.array(place), rng.uniform([20, 11, 11], [45, 20, 24])), bool(rng.random() < 0.4)))
+        loops.append((Ellipsoid(np.array(middle), rng.uniform([20, 11, 11], [45, 20, 24])), bool(rng.random() < 0.4)))
     cysts = []
     if rng.random() < 0.3:
         kidney = kidneys[rng.integers(2)]

@@ -91,7 +91,11 @@ def resize_images(images: Tensor, size: int | tuple[int, int], interpolation: In
 
 
 def resize_labels(labels: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Resize the last two axes by nearest neighbours, as :func:`scipy.ndimage.zoom` of order 0 does."""
+    """Resize the last two axes by nearest neighbours, as :func:`scipy.ndimage.zoom` of order 0 does.
+
+    (But for three-dimensional arrays of some sizes, as 5 x 512 x 512 to 224, scipy rounds the last row and column out
+    of the array and fills them with background; here they are kept.)
+    """
     height, width = (size, size) if isinstance(size, int) else size
     rows = nearest_rows(labels.shape[-2], height).to(labels.device)
     columns = nearest_rows(labels.shape[-1], width).to(labels.device)
