@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import nibabel
@@ -63,9 +63,13 @@ def halved_affine(affine: np.ndarray, start: tuple[int, int, int] = (0, 0, 0)) -
     return affine @ step
 
 
+def _loaded(path: Path) -> Any:
+    return nibabel.load(path)  # its type says nothing of arrays
+
+
 def mini_ixi(root: Path) -> dict[str, np.ndarray]:
     """Colin27 with its skull at 2 mm, and the largest connected part of its brain."""
-    head, brain = (nibabel.load(root / name) for name in ("ch2.nii.gz", "ch2bet.nii.gz"))
+    head, brain = (_loaded(root / name) for name in ("ch2.nii.gz", "ch2bet.nii.gz"))
     parts, _ = ndimage.label(np.asarray(brain.dataobj) > 0)
     largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
     return {
@@ -78,11 +82,11 @@ def mini_ixi(root: Path) -> dict[str, np.ndarray]:
 def mini_tissue(root: Path) -> dict[str, np.ndarray]:
     """The ICBM 152 average brain at 2 mm and where grey matter is more likely than not; air around it cut off."""
     box = np.s_[16:180, 16:216, 0:168]
-    t1, gm = (nibabel.load(root / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm"))
+    t1, gm = (_loaded(root / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm"))
     return {
         "image": np.rint(halved(np.asarray(t1.dataobj)[box])).astype(np.uint8),
         "label": (halved(np.asarray(gm.dataobj)[box]) > 127).astype(np.uint8),
-        "affine": halved_affine(t1.affine, tuple(side.start for side in box)),
+        "affine": halved_affine(t1.affine, (box[0].start, box[1].start, box[2].start)),
     }
 
 

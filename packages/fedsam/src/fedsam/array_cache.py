@@ -56,7 +56,7 @@ class ArrayCache:
         return f"{readable}_{sha256(text.encode()).hexdigest()[:20]}"
 
     def facts(self, case: Case) -> dict[str, Any]:
-        """What is known of the case without its voxels: ``shape``, ``spacing``, ``labels`` (voxels by class) …
+        """What is known of the case without its voxels: ``shape``, ``spacing``, ``labels`` (voxels by class) and more.
 
         The entry is made if it is not there yet.
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 from tqdm import tqdm
 
 from fedsam.ct_kidney_phantom import CtKidneyPhantom

@@ -41,7 +41,8 @@ class FedKits2019(VolumeSource):
 
     Two layouts are found by themselves: the challenge's, ``[data/]case_00021/imaging.nii.gz`` and
     ``segmentation.nii.gz``, and trees of nnU-Net, ``[SITE/]imagesTr/CASE_0000.nii.gz`` and
-    ``[SITE/]labelsTr/CASE.nii.gz``, whatever the sites' folders are called; there CASE is ``case_00021``. HU are clipped and scaled with each site's own numbers.
+    ``[SITE/]labelsTr/CASE.nii.gz``, whatever the sites' folders are called; there CASE is ``case_00021``. HU are
+    clipped and scaled with each site's own numbers.
 
     Source: Heller et al., *The KiTS19 Challenge Data*, 2019; division: Ogier du Terrail et al., *FLamby*, NeurIPS 2022.
 
