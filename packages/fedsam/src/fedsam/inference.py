@@ -78,7 +78,7 @@ class VolumePredictor:
         mode: ``fused`` or ``fast``.
         slices: Slices per window, odd.
         scaling: What is scaled to [0, 1] as a whole: a ``window`` (as in the reference), a ``slice`` or the ``volume``.
-        resizing: ``torch`` (bicubic there, bilinear back, on the device of the network) or ``spline`` (the reference's).
+        resizing: ``torch`` (bicubic there, bilinear back, on the network's device) or ``spline`` (the reference's).
         chunk: About how many pictures go through the network at once.
         device: Where the network is; results come back on the CPU.
 

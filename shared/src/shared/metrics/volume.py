@@ -31,7 +31,7 @@ def dice_score(predicted: int, true: int, common: int) -> float:
 def surface_points(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Where the surface voxels of a mask lie, ``(n, 3)`` in mm.
 
-    A voxel of the mask is on the surface if one of its six neighbours is not in the mask, as none outside the volume is.
+    A voxel of the mask is on the surface if one of its six neighbours is not; outside the volume none is.
 
     Args:
         mask: ``(X, Y, Z)`` bool.
