@@ -136,5 +136,5 @@ def test_wrong_policies_are_refused() -> None:
         Policy(gamma=1.5)
     with pytest.raises(UsageError, match=r"augmentation.operations must lie in 0..10, got 11"):
         Policy(operations=11)
-    with pytest.raises(UsageError, match="augmentation.size must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"augmentation.size must be at least 1, got 0"):
         SampleAugmentation(0)

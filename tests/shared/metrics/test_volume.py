@@ -52,6 +52,7 @@ def test_distances_equal_a_distance_transform(seed: int, level: float, side: int
         np.testing.assert_allclose(np.sort(got), np.sort(expected), atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy.*:FutureWarning")  # monai about itself
 @pytest.mark.parametrize("seed", range(4))
 def test_hd95_and_surface_dice_equal_monai(seed: int) -> None:
     a, b = blob((20, 24, 22), seed, 0.5), blob((20, 24, 22), seed + 50, 0.5)

@@ -85,7 +85,6 @@ def truncated_product(b: Tensor, a: Tensor, rank: int) -> TruncatedProduct:
     """
     b, a = b.double(), a.double()
     out, n = b.shape[-2:]
-    energy = squared_norm(b, a)
     gram = a @ a.mT
     if n < out:
         squares = b.mT @ b
@@ -93,10 +92,14 @@ def truncated_product(b: Tensor, a: Tensor, rank: int) -> TruncatedProduct:
         mean = squares.diagonal(dim1=-2, dim2=-1).sum(-1)
         shift = torch.where(mean > 0, 1e-13 * mean, 1.0)
         lower = torch.linalg.cholesky(squares + torch.diag_embed(shift[:, None].expand(-1, n)))
-        vectors = torch.linalg.eigh(lower.mT @ gram @ lower).eigenvectors[..., -rank:].flip(-1)
+        core = lower.mT @ gram @ lower
+        energy = core.diagonal(dim1=-2, dim2=-1).sum(-1) * (mean > 0)
+        vectors = torch.linalg.eigh(core).eigenvectors[..., -rank:].flip(-1)
         u = b @ torch.linalg.solve_triangular(lower.mT, vectors, upper=True)
     else:
-        u = torch.linalg.eigh(b @ gram @ b.mT).eigenvectors[..., -rank:].flip(-1)
+        core = b @ gram @ b.mT
+        energy = core.diagonal(dim1=-2, dim2=-1).sum(-1)
+        u = torch.linalg.eigh(core).eigenvectors[..., -rank:].flip(-1)
     u = torch.linalg.qr(u).Q
     rows = (u.mT @ b) @ a
     largest = u.gather(-2, u.abs().argmax(-2, keepdim=True))

@@ -100,24 +100,46 @@ def early_matrices(draws: Draws) -> Tensor:
     return turn @ flip @ rotation
 
 
-def late_matrices(draws: Draws) -> Tensor:
-    """``(B, 3, 3)`` of the geometric ones among the operations, like :func:`early_matrices`."""
-    total = torch.eye(3).expand(len(draws.angles), 3, 3)
+def operation_matrices(draws: Draws) -> list[Tensor]:
+    """``(B, 3, 3)`` of each operation in turn, like :func:`early_matrices`; identities unless it is geometric."""
+    matrices = []
     for slot in range(draws.operations.shape[1]):
         v = draws.magnitudes[:, slot]
         is_ = {name: draws.operations[:, slot] == NAMES.index(name) for name in GEOMETRIC}
         zero = torch.zeros_like(v)
         scale = torch.where(is_["scale"], v, 1.0)
-        matrix = _matrices(
-            scale,
-            torch.where(is_["shear_x"], v, zero),
-            scale - 1 + torch.where(is_["translate_x"], 2 * v, zero),
-            torch.where(is_["shear_y"], v, zero),
-            scale,
-            scale - 1 + torch.where(is_["translate_y"], 2 * v, zero),
+        matrices.append(
+            _matrices(
+                scale,
+                torch.where(is_["shear_x"], v, zero),
+                scale - 1 + torch.where(is_["translate_x"], 2 * v, zero),
+                torch.where(is_["shear_y"], v, zero),
+                scale,
+                scale - 1 + torch.where(is_["translate_y"], 2 * v, zero),
+            )
         )
-        total = total @ matrix
-    return total
+    return matrices
+
+
+def traced(matrices: list[Tensor], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where pixels were before the operations, and whether they stayed inside the picture all the way.
+
+    Each operation cuts off what it moves outside; a composed map alone would bring it back.
+
+    Args:
+        matrices: ``(N, 3, 3)`` of each operation, the first to act first.
+        size: Side ``S``.
+        device: Where to compute.
+
+    Returns:
+        ``(N, S * S, 3)`` coordinates and ``(N, 1, S, S)`` bool.
+    """
+    points = pixel_grid(size, device).view(1, -1, 3)
+    inside = torch.ones(1, size * size, dtype=torch.bool, device=device)
+    for matrix in reversed(matrices):
+        points = points @ matrix.mT.to(device)
+        inside = inside & (points[..., :2].abs() <= 1).all(-1)
+    return points, inside.view(-1, 1, size, size)
 
 
 def pixel_grid(size: int, device: torch.device) -> Tensor:
@@ -193,16 +215,18 @@ class BatchAugmentation(nn.Module):
     def transform(self, images: Tensor, labels: Tensor, draws: Draws, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The steps with given parameters; ``noise`` ``(B, 1, S, S)`` fills erased boxes."""
         device, size = images.device, images.shape[-1]
-        early, late = early_matrices(draws), late_matrices(draws)
+        early, late = early_matrices(draws), operation_matrices(draws)
         images, labels = images.clone(), labels.clone()
 
-        moved = ((early @ late) != torch.eye(3)).flatten(1).any(1).nonzero()[:, 0]
+        moved = torch.stack([early, *late]).ne(torch.eye(3)).flatten(2).any(2).any(0).nonzero()[:, 0]
         if len(moved):
-            grid = self._grid((early @ late)[moved], size, device)
             rows = moved.to(device)
-            images[rows] = F.grid_sample(images[rows], grid.to(images), mode="bilinear", align_corners=False)
+            points, inside = traced([matrix[moved] for matrix in late], size, device)
+            grid = (points @ early[moved].mT.to(device))[..., :2].view(-1, size, size, 2)
+            sampled = F.grid_sample(images[rows], grid.to(images), mode="bilinear", align_corners=False)
+            images[rows] = sampled * inside
             nearest = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
-            labels[rows] = nearest.to(labels.dtype)
+            labels[rows] = (nearest * inside).to(labels.dtype)
 
         curved = (draws.gammas != 1).nonzero()[:, 0]
         if len(curved):
@@ -212,13 +236,14 @@ class BatchAugmentation(nn.Module):
         holed = (draws.boxes[:, 2] > 0).nonzero()[:, 0]
         if len(holed):
             rows = holed.to(device)
-            grid = self._grid(late[holed], size, device)
+            points, inside = traced([matrix[holed] for matrix in late], size, device)
+            grid = points[..., :2].expand(len(holed), -1, -1).reshape(-1, size, size, 2)
             top, left, height, width = (side.to(device)[:, None, None] for side in draws.boxes[holed].T)
             x, y = ((grid[..., i] + 1) / 2 for i in range(2))
-            inside = ((y >= top) & (y < top + height) & (x >= left) & (x < left + width))[:, None]
+            box = inside & ((y >= top) & (y < top + height) & (x >= left) & (x < left + width))[:, None]
             pattern = F.grid_sample(noise[holed].to(device), grid, mode="nearest", align_corners=False)
-            images[rows] = torch.where(inside, pattern.to(images), images[rows])
-            labels[rows] = torch.where(inside, 0, labels[rows])
+            images[rows] = torch.where(box, pattern.to(images), images[rows])
+            labels[rows] = torch.where(box, 0, labels[rows])
 
         for slot in range(draws.operations.shape[1]):
             for name in ("posterize", "contrast", "brightness", "sharpness"):
@@ -227,9 +252,3 @@ class BatchAugmentation(nn.Module):
                     rows = chosen.to(device)
                     images[rows] = enhanced(images[rows], name, draws.magnitudes[chosen, slot])
         return images, labels
-
-    @staticmethod
-    def _grid(matrices: Tensor, size: int, device: torch.device) -> Tensor:
-        """``(N, S, S, 2)`` where each pixel of the result comes from."""
-        grid = pixel_grid(size, device).view(-1, 3) @ matrices.mT.to(device)
-        return grid[..., :2].view(-1, size, size, 2)
