@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.extmath import randomized_svd
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from fedsam.lora_aggregation import PRESETS, SVDExact

@@ -141,6 +141,8 @@ class VolumePredictor:
             bounds = members if per_slice else torch.arange(start, stop)[:, None].expand_as(members)
             lows, highs = (bound[bounds.flatten().to(self.device)][:, None, None] for bound in (low, high))
             pictures = (self._pictures(image, members.flatten()) - lows) / (highs - lows + RANGE_EPSILON)
+            # A constant window is 0; its rounding errors from resizing, over the tiny denominator, could be anything.
+            pictures = torch.where(highs > lows, pictures, 0.0)
             probabilities = self._probabilities(pictures, slices, size)
             yield probabilities.view(stop - start, slices, *probabilities.shape[1:])
 

@@ -158,7 +158,7 @@ class SampleAugmentation:
             image, label = rotated(image, label, int(rng.integers(LEAST_ANGLE, MOST_ANGLE + 1)))
         if rng.random() < policy.gamma:
             image = gamma_corrected(image, 3 * rng.random() + 0.5)
-        if choices.random() < policy.erase and (box := drawn_box(*image.shape[1:], choices)) is not None:
+        if choices.random() < policy.erase and (box := drawn_box(image.shape[1], image.shape[2], choices)) is not None:
             image, label = erased(image, label, box, choices.random(box[2:]))
         if policy.operations:
             images = [Image.fromarray(x) for x in to_bytes(image)]
