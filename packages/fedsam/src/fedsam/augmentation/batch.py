@@ -138,7 +138,7 @@ def traced(matrices: list[Tensor], size: int, device: torch.device) -> tuple[Ten
     inside = torch.ones(1, size * size, dtype=torch.bool, device=device)
     for matrix in reversed(matrices):
         points = points @ matrix.mT.to(device)
-        inside = inside & (points[..., :2].abs() <= 1).all(-1)
+        inside = inside & (points[..., 0].abs() <= 1) & (points[..., 1].abs() <= 1)
     return points, inside.view(-1, 1, size, size)
 
 
@@ -152,8 +152,9 @@ def pixel_grid(size: int, device: torch.device) -> Tensor:
 def smoothed(x: Tensor) -> Tensor:
     """PIL's SMOOTH filter on ``(N, n, S, S)``: weights 5 and 1 over 13; the border stays."""
     result = x.clone()
-    inner = F.avg_pool2d(x, 3, stride=1) * (9 / 13) + x[..., 1:-1, 1:-1] * (4 / 13)
-    result[..., 1:-1, 1:-1] = inner
+    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    result[..., 1:-1, 1:-1] = (box + 4 * x[..., 1:-1, 1:-1]) / 13
     return result
 
 
