@@ -1,0 +1,6 @@
+"""Augmentation of 5-slice windows: sample by sample as the reference has it, or batch by batch in torch."""
+
+from fedsam.augmentation.batch import BatchAugmentation
+from fedsam.augmentation.sample import SampleAugmentation, reference_choices
+
+__all__ = ["BatchAugmentation", "SampleAugmentation", "reference_choices"]
