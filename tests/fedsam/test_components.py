@@ -39,12 +39,12 @@ def test_users_combine_components() -> None:
 
 def test_what_does_not_exist_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"model.sam.train must name components .* got 'encoder.atn'; did you mean enc"
+        UsageError, match=r"model.train must name components .* got 'encoder.atn'; did you mean enc"
     ):
         variant_named("flap", train=["encoder.atn"])
-    with pytest.raises(UsageError, match=r"model.sam.variant must be one of full, .* got 'flapp'; did you mean flap\?"):
+    with pytest.raises(UsageError, match=r"model.variant must be one of full, .* got 'flapp'; did you mean flap\?"):
         variant_named("flapp")
-    with pytest.raises(UsageError, match=r"model.sam.rank must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"model.rank must be at least 1, got 0"):
         variant_named("flap", rank=0)
-    with pytest.raises(UsageError, match=r"model.sam.upsampling must be 4 or 16, got 8"):
+    with pytest.raises(UsageError, match=r"model.upsampling must be 4 or 16, got 8"):
         variant_named("flap", upsampling=8)

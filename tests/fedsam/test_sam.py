@@ -338,15 +338,15 @@ def test_names_for_the_server() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"size": "vit_x"}, "model.sam.size must be one of tiny, vit_b, vit_l, vit_h, got 'vit_x'"),
-        ({"image_size": 100}, "model.sam.image_size must be a multiple of 16, got 100"),
-        ({"num_classes": 0}, "model.sam.num_classes must be at least 1, got 0"),
-        ({"lora_init": "zero"}, "model.sam.lora_init must be zero_b or reference, got 'zero'"),
-        ({"num_lora": 0}, "model.sam.num_lora must be at least 1, got 0"),
-        ({"dora": "both"}, "model.sam.dora must be column, row or null, got 'both'"),
-        ({"fact_dropout": 1.0}, "model.sam.fact_dropout must be at least 0 and below 1, got 1.0"),
-        ({"adapter_channels": 0}, "model.sam.adapter_channels must be at least 1, got 0"),
-        ({"attention": "flash"}, "model.sam.attention must be sdpa or reference, got 'flash'"),
+        ({"size": "vit_x"}, "model.size must be one of tiny, vit_b, vit_l, vit_h, got 'vit_x'"),
+        ({"image_size": 100}, "model.image_size must be a multiple of 16, got 100"),
+        ({"num_classes": 0}, "model.num_classes must be at least 1, got 0"),
+        ({"lora_init": "zero"}, "model.lora_init must be zero_b or reference, got 'zero'"),
+        ({"num_lora": 0}, "model.num_lora must be at least 1, got 0"),
+        ({"dora": "both"}, "model.dora must be column, row or null, got 'both'"),
+        ({"fact_dropout": 1.0}, "model.fact_dropout must be at least 0 and below 1, got 1.0"),
+        ({"adapter_channels": 0}, "model.adapter_channels must be at least 1, got 0"),
+        ({"attention": "flash"}, "model.attention must be sdpa or reference, got 'flash'"),
     ],
 )
 def test_bad_options_end_in_a_sentence(options: dict[str, Any], told: str) -> None:

@@ -135,13 +135,13 @@ def test_files_that_do_not_fit_are_refused(published: dict[str, Tensor], file: P
         with pytest.raises(UsageError, match=told):
             Sam("tiny", 64, 1, init=str(tmp_path / "other.pth"), **options)
 
-    with pytest.raises(UsageError, match=r"model.sam.init must be an existing file, got .*absent"):
+    with pytest.raises(UsageError, match=r"model.init must be an existing file, got .*absent"):
         Sam("tiny", 64, 1, init=str(tmp_path / "absent"))
-    asks = r"is a SAM tiny \(width 128, depth 6\), but model.sam.size asks for vit_b \(width 768, depth 12\)"
+    asks = r"is a SAM tiny \(width 128, depth 6\), but model.size asks for vit_b \(width 768, depth 12\)"
     with pytest.raises(UsageError, match=asks), torch.device("meta"):
         Sam("vit_b", 64, 1, init=str(file))
     with (
-        pytest.raises(UsageError, match=r"model.sam.init tiny goes with model.sam.size tiny only, got vit_b"),
+        pytest.raises(UsageError, match=r"model.init tiny goes with model.size tiny only, got vit_b"),
         torch.device("meta"),
     ):
         Sam("vit_b", 64, 1, init="tiny")
@@ -154,7 +154,7 @@ def test_files_that_do_not_fit_are_refused(published: dict[str, Tensor], file: P
     refused(published | {window: torch.zeros(27, 32)}, rf"lacks 1 tensors .*, of another shape \({window}\)")
     buffer = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
     refused({k: v for k, v in published.items() if k != buffer}, rf"missing \({buffer}\)")
-    refused(published, "model.sam.head_init must be reference or fresh, got 'none'", head_init="none")
+    refused(published, "model.head_init must be reference or fresh, got 'none'", head_init="none")
     refused({"image_encoder": object()}, "holds more than tensors")
 
 

@@ -72,7 +72,7 @@ def component_of(name: str) -> str:
     raise KeyError(name)
 
 
-def expand(names: Iterable[str], option: str = "model.sam.train") -> frozenset[str]:
+def expand(names: Iterable[str], option: str = "model.train") -> frozenset[str]:
     """The components that component and group names stand for.
 
     Example:

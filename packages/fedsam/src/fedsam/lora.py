@@ -43,13 +43,13 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise UsageError(f"model.sam.rank must be at least 1, got {self.rank}")
+            raise UsageError(f"model.rank must be at least 1, got {self.rank}")
         if self.num < 1:
-            raise UsageError(f"model.sam.num_lora must be at least 1, got {self.num}")
+            raise UsageError(f"model.num_lora must be at least 1, got {self.num}")
         if self.init not in {"zero_b", "reference"}:
-            raise UsageError(f"model.sam.lora_init must be zero_b or reference, got {self.init!r}")
+            raise UsageError(f"model.lora_init must be zero_b or reference, got {self.init!r}")
         if self.dora not in {None, "column", "row"}:
-            raise UsageError(f"model.sam.dora must be column, row or null, got {self.dora!r}")
+            raise UsageError(f"model.dora must be column, row or null, got {self.dora!r}")
 
 
 class LowRank(nn.Module):

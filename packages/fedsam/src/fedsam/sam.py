@@ -97,15 +97,15 @@ class Sam(nn.Module):
         super().__init__()
         measures = size_named(size)
         if image_size < measures.patch or image_size % measures.patch:
-            raise UsageError(f"model.sam.image_size must be a multiple of {measures.patch}, got {image_size}")
+            raise UsageError(f"model.image_size must be a multiple of {measures.patch}, got {image_size}")
         if num_classes < 1:
-            raise UsageError(f"model.sam.num_classes must be at least 1, got {num_classes}")
+            raise UsageError(f"model.num_classes must be at least 1, got {num_classes}")
         if not 0 <= fact_dropout < 1:
-            raise UsageError(f"model.sam.fact_dropout must be at least 0 and below 1, got {fact_dropout}")
+            raise UsageError(f"model.fact_dropout must be at least 0 and below 1, got {fact_dropout}")
         if adapter_channels < 1:
-            raise UsageError(f"model.sam.adapter_channels must be at least 1, got {adapter_channels}")
+            raise UsageError(f"model.adapter_channels must be at least 1, got {adapter_channels}")
         if attention not in {"sdpa", "reference"}:
-            raise UsageError(f"model.sam.attention must be sdpa or reference, got {attention!r}")
+            raise UsageError(f"model.attention must be sdpa or reference, got {attention!r}")
         self.size, self.measures = size, measures
         self.image_size, self.num_classes = image_size, num_classes
         self.variant = variant

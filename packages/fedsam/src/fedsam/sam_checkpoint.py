@@ -111,7 +111,7 @@ def fit_checkpoint(
         UsageError: ``head_init`` is neither of the two.
     """
     if head_init not in {"reference", "fresh"}:
-        raise UsageError(f"model.sam.head_init must be reference or fresh, got {head_init!r}")
+        raise UsageError(f"model.head_init must be reference or fresh, got {head_init!r}")
     usable = {name: t for name, t in found.items() if head_init == "reference" or not name.startswith(HEADS)}
     resized = resize_positions(usable, wanted, size)
     matched = {name: t for name, t in usable.items() if name in wanted and t.shape == wanted[name].shape}
@@ -144,12 +144,12 @@ def _describe(width: int, depth: int) -> str:
 def _require_size(path: Path, tensors: Mapping[str, Tensor], size: Size) -> None:
     weight = tensors.get("image_encoder.patch_embed.proj.weight")
     if weight is None:
-        raise UsageError(f"model.sam.init must be a SAM checkpoint, got {path} without image_encoder.patch_embed")
+        raise UsageError(f"model.init must be a SAM checkpoint, got {path} without image_encoder.patch_embed")
     depth = len({name.split(".")[2] for name in tensors if name.startswith("image_encoder.blocks.")})
     if (weight.shape[0], depth) != (size.width, size.depth):
         raise UsageError(
-            f"model.sam.init {path} is a SAM {_describe(weight.shape[0], depth)}, "
-            f"but model.sam.size asks for {_describe(size.width, size.depth)}"
+            f"model.init {path} is a SAM {_describe(weight.shape[0], depth)}, "
+            f"but model.size asks for {_describe(size.width, size.depth)}"
         )
 
 
@@ -159,7 +159,7 @@ def load_checkpoint(model: "Sam", path: Path, head_init: Literal["reference", "f
     Raises:
         UsageError: No such file, a file of another size, or one that lacks what every SAM has.
     """
-    found = load_tensors(path, "model.sam.init")
+    found = load_tensors(path, "model.init")
     _require_size(path, found, model.measures)
     own = model.state_dict()
     taken, report = fit_checkpoint(found, own, model.measures, head_init)
@@ -167,7 +167,7 @@ def load_checkpoint(model: "Sam", path: Path, head_init: Literal["reference", "f
     if lacking:
         misshapen = [name for name in lacking if name in found]
         what = f"of another shape ({misshapen[0]})" if misshapen else f"missing ({lacking[0]})"
-        raise UsageError(f"model.sam.init {path} lacks {len(lacking)} tensors that the model needs, {what}: {report}")
+        raise UsageError(f"model.init {path} lacks {len(lacking)} tensors that the model needs, {what}: {report}")
     with torch.no_grad():
         for name, tensor in taken.items():
             own[name].copy_(tensor)
@@ -182,7 +182,7 @@ def initialise(model: "Sam", init: str, head_init: Literal["reference", "fresh"]
         UsageError: See :func:`load_checkpoint`; or ``tiny`` for a model of another size.
     """
     if init == "tiny" and model.size != "tiny":
-        raise UsageError(f"model.sam.init tiny goes with model.sam.size tiny only, got {model.size}")
+        raise UsageError(f"model.init tiny goes with model.size tiny only, got {model.size}")
     path = SHIPPED if init == "tiny" else Path(init).expanduser()
     report = load_checkpoint(model, path, head_init)
     model.pretrained = "self" if init == "tiny" else "file"

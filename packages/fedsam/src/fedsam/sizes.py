@@ -50,5 +50,5 @@ def size_named(name: str) -> Size:
         UsageError: There is none.
     """
     if name not in SIZES:
-        raise UsageError(f"model.sam.size must be one of {', '.join(SIZES)}, got {name!r}")
+        raise UsageError(f"model.size must be one of {', '.join(SIZES)}, got {name!r}")
     return SIZES[name]

@@ -29,9 +29,9 @@ class Variant:
     def __post_init__(self) -> None:
         expand(self.train)
         if self.rank < 1:
-            raise UsageError(f"model.sam.rank must be at least 1, got {self.rank}")
+            raise UsageError(f"model.rank must be at least 1, got {self.rank}")
         if self.upsampling not in {4, 16}:
-            raise UsageError(f"model.sam.upsampling must be 4 or 16, got {self.upsampling}")
+            raise UsageError(f"model.upsampling must be 4 or 16, got {self.upsampling}")
 
     @property
     def components(self) -> frozenset[str]:
@@ -70,7 +70,7 @@ def variant_named(
     if name not in VARIANTS:
         close = nearest(name, list(VARIANTS))
         raise UsageError(
-            f"model.sam.variant must be one of {', '.join(VARIANTS)}, got {name!r}" + (close and f"; {close}")
+            f"model.variant must be one of {', '.join(VARIANTS)}, got {name!r}" + (close and f"; {close}")
         )
     preset = VARIANTS[name]
     return replace(
