@@ -267,14 +267,14 @@ def test_options_from_the_command_line() -> None:
 
 
 def test_what_the_server_keeps_is_no_client_s_and_leaves_the_other_draws_alone() -> None:
-    data = module(clients=3, server_samples=9)
+    data = module(clients=3, server_samples=12)
     kept = flat(data.server_loader(generator()))
     clients = [flat(data.client_loader(k, generator())) for k in data.client_ids]
-    assert len(kept) == len(set(kept)) == 9
+    assert len(kept) == len(set(kept)) == 12
     assert sorted([*kept, *chain.from_iterable(clients)]) == list(range(60))
-    assert sorted(flat(module(clients=3, server_samples=9).server_loader(generator(1)))) == sorted(kept)
-    assert sorted(flat(module(clients=3, server_samples=9, seed=5).server_loader(generator()))) != sorted(kept)
-    assert data.describe()["images"]["server"] == 9
+    assert sorted(flat(module(clients=3, server_samples=12).server_loader(generator(1)))) == sorted(kept)
+    assert sorted(flat(module(clients=3, server_samples=12, seed=5).server_loader(generator()))) != sorted(kept)
+    assert data.describe()["images"]["server"] == 12
     with pytest.raises(UsageError, match=r"data.server_samples must be above 0 where the server trains, got 0"):
         module().server_loader(generator())
     with pytest.raises(UsageError, match=r"data.server_samples must leave images to the clients, got 60 of 60"):

@@ -158,15 +158,15 @@ def gram(rows: Sequence[Tensor] | Tensor, others: Sequence[Tensor] | Tensor | No
     shape = (len(rows), len(rows if others is None else others))
     if rows[0].is_cuda:
         products = torch.zeros(shape, dtype=torch.float64, device=rows[0].device)
-        for x, y in zip(_wide_blocks(rows), _wide_blocks(rows if others is None else others), strict=True):
-            products += x @ y.T
+        for left, right in zip(_wide_blocks(rows), _wide_blocks(rows if others is None else others), strict=True):
+            products += left @ right.T
         return products
     sides = ((x, x) for x in _pieces(rows)) if others is None else zip(_pieces(rows), _pieces(others), strict=True)
     total = np.zeros(shape)
     with np.errstate(all="ignore"):
         for x, y in sides:
-            left, right = (side.reshape(len(side), -1, NARROW).swapaxes(0, 1) for side in (x, y))
-            total += (left @ right.swapaxes(1, 2)).sum(0)
+            narrow, across = (side.reshape(len(side), -1, NARROW).swapaxes(0, 1) for side in (x, y))
+            total += (narrow @ across.swapaxes(1, 2)).sum(0)
     return torch.from_numpy(total)
 
 

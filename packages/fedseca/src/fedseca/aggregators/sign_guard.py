@@ -29,9 +29,10 @@ def sign_shares(rows: Tensor) -> Tensor:
     """
     # numpy counts a truth value a bit at a time, torch turns each of them into a whole number of eight bytes first.
     count = torch.count_nonzero if rows.is_cuda else lambda mask: torch.tensor(np.count_nonzero(mask.numpy()))
-    counts = [
-        sum(torch.stack([count(mask) for mask in (x > 0, x == 0, x < 0)]) for x in row.split(BLOCK)) for row in rows
-    ]
+    counts = []
+    for row in rows:
+        blocks = [torch.stack([count(mask) for mask in (x > 0, x == 0, x < 0)]) for x in row.split(BLOCK)]
+        counts.append(torch.stack(blocks).sum(0))
     return torch.stack(counts).double() / rows.shape[1]
 
 
