@@ -188,6 +188,15 @@ class Cli(LightningCLI):
         for source, target in self.links():
             parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
 
+    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
+        """Options of one verb alone; none by default."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """The parser of a verb, with the options that are its own."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self.add_verb_arguments(subcommand, parser)
+        return parser
+
     def links(self) -> list[tuple[str, str]]:
         """Pairs (source, target) of options that are one: ``data.…`` sources are read off the built data module."""
         return []

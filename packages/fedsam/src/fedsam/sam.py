@@ -193,8 +193,9 @@ class Sam(nn.Module):
 
     def trainable_names(self) -> list[str]:
         """Keys of the trained tensors that travel, in the order of the state dict."""
-        personal = set(self.personal_names())
-        return [name for name, p in self.named_parameters() if p.requires_grad and name not in personal]
+        # By component, not by requires_grad: a federation freezes the copy that the server keeps.
+        personal, trained = set(self.personal_names()), self.plan.components
+        return [name for name, _ in self.named_parameters() if component_of(name) in trained and name not in personal]
 
     def trainable_numbers(self) -> int:
         """How many numbers travel."""
@@ -205,9 +206,10 @@ class Sam(nn.Module):
         """The components that this model has: their numbers, how many are trained, their bytes."""
         rows = {name: [0, 0, 0] for name in COMPONENTS}
         for name, p in self.named_parameters():
-            row = rows[component_of(name)]
+            component = component_of(name)
+            row = rows[component]
             row[0] += p.numel()
-            row[1] += p.numel() if p.requires_grad else 0
+            row[1] += p.numel() if component in self.plan.components else 0
             row[2] += p.numel() * p.element_size()
         return [Component(name, *row) for name, row in rows.items() if row[0]]
 

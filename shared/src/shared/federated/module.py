@@ -163,10 +163,16 @@ class FederatedModule(ClientWork):
                     f"holds some out), got {monitor}"
                 )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """The clock of the rounds, or the client's optimiser on the pooled data."""
         if self.regime == "centralised":
-            return self.client.optimizer(self.local.parameters())
+            optimizer = self.client.optimizer(p for p in self.local.parameters() if p.requires_grad)
+            if self.client.scheduler is None:
+                return optimizer
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": self.client.scheduler(optimizer), "interval": "step"},
+            }
         return torch.optim.SGD([self.clock], lr=0.0)
 
     def on_train_start(self) -> None:

@@ -1,0 +1,154 @@
+"""The pictures and the page of one training run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from fedsam.module import FederatedSegmenter
+from fedsam.segmentation_output import picture
+from fedsam.volumes import Volume
+from shared.plots import Curve, curves, save
+from shared.report import Report, duration
+from shared.runs import RunLogger, read_metrics, run_folder_of
+
+PICTURED = 4
+PROSE = {
+    "federated": (
+        "Each round, every site fine-tunes its copy on its own windows and sends only what the variant trains; the "
+        "server combines the parts and sends them back. Scores are those of the global model after the round."
+    ),
+    "local": "Every site trains alone; nothing is sent. Scores are the mean over the sites' own models.",
+    "centralised": "All windows are trained on in one place, as if scans could be shared.",
+}
+
+
+class RunReport(Callback):
+    """After training, draws curves and overlays and writes ``report.html``; after a test, prints the scores."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder_of(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.save()
+        if not (folder / "metrics.csv").exists():
+            return
+        assert isinstance(pl_module, FederatedSegmenter)
+        record = json.loads((folder / "results.json").read_text())
+        shown = [] if pl_module.regime == "local" else pictured(trainer, pl_module)
+        page = write_report(folder, record, pl_module, shown)
+        split = "test" if record["data"]["validated_on"] == "test" else "val"
+        dice = record["metrics"].get(f"{split}/dice")
+        told = f"{split}/dice {dice:.3f} " if dice is not None else ""
+        print(
+            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
+            f"in {duration(record['wall_seconds'])}\nreport: {page}"
+        )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule.describe()  # type: ignore[attr-defined]
+        metrics = pl_module.local.metrics  # type: ignore[union-attr]
+        if not trainer.is_global_zero or not metrics.update_called:
+            return
+        for row in metrics.volumes():
+            print(f"{row['site']} {row['case']}: {row['class']} dice {row['dice']:.3f}")
+        dice = float(trainer.callback_metrics["test/dice"])
+        print(f"test/dice {dice:.3f} on {data['volumes']['test']} test volumes, {data['provenance']} data")
+
+
+def pictured(trainer: Trainer, module: FederatedSegmenter) -> list[tuple[Volume, Tensor]]:
+    """The first evaluation volumes of each site in turn, segmented by the model as it stands."""
+    volumes = list(trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
+    first: dict[str, Volume] = {}
+    for volume in volumes:
+        first.setdefault(volume.site, volume)
+    training = module.local.training
+    module.local.eval()
+    segmented = [(volume, module.local.segment(volume)) for volume in list(first.values())[:PICTURED]]
+    module.local.train(training)
+    return segmented
+
+
+def write_report(
+    folder: Path, record: dict[str, Any], module: FederatedSegmenter, shown: Sequence[tuple[Volume, Tensor]]
+) -> Path:
+    """Write the pictures and ``report.html`` of a run folder and return the page's path.
+
+    Args:
+        folder: The run folder, with its ``metrics.csv``.
+        record: Content of its ``results.json``.
+        module: The model, for its components.
+        shown: Volumes with their predicted classes.
+    """
+    series = read_metrics(folder / "metrics.csv")
+    data, model = record["data"], record["model"]
+    split = "test" if data["validated_on"] == "test" else "val"
+    last = {name: pairs[-1][1] for name, pairs in series.items()}
+    report = Report(
+        f"{model['variant']} of {model['network']}, {model['regime']}",
+        f"{data['name']} · {len(data['clients'])} sites · {model['trainable']:,} numbers trained",
+    )
+    if f"{split}/dice" in series:
+        report.headline(
+            f"Dice on the {data['validated_on']} volumes after round {record['epochs']}, mean over sites",
+            last[f"{split}/dice"],
+            provenance=data["provenance"],
+            pretrained=model["pretrained"],
+            note=f"Mean over all volumes: {last[f'{split}/dice_pooled']:.3f}.",
+        )
+        report.section("Training", PROSE[model["regime"]])
+        names = ["dice", *(f"dice/site_{client['site']}" for client in data["clients"].values())]
+        drawn = {
+            name.removeprefix("dice/site_"): Curve(
+                [value for _, value in series[f"{split}/{name}"]],
+                x=[epoch + 1 for epoch, _ in series[f"{split}/{name}"]],
+            )
+            for name in names
+            if f"{split}/{name}" in series
+        }
+        report.figure(
+            save(curves(drawn, y_label="Dice"), folder / "curves.png"), "Dice of each site and their mean after each round."
+        )
+        report.table(
+            ["score", "last round"],
+            [(name.removeprefix(f"{split}/"), value) for name, value in last.items() if name.startswith(f"{split}/")],
+            caption="All scores",
+            provenance=data["provenance"],
+        )
+    if shown:
+        report.section("Segmentations", "Predicted classes in colour, the true outline in white.")
+        for number, (volume, predicted) in enumerate(shown):
+            file = save(picture(volume, predicted.numpy()), folder / f"volume_{number}.png")
+            report.figure(file, f"{volume.site}, {volume.case} ({volume.provenance}).")
+    report.section("What travels")
+    whole = sum(component.parameters for component in module.network.components())
+    report.table(
+        ["component", "numbers", "trained", "bytes per message"],
+        [(c.name, c.parameters, c.trainable, 4 * c.trainable) for c in module.network.components()],
+        caption=f"Components; full fine-tuning would send {whole / max(1, model['trainable']):.1f} times as much",
+    )
+    report.section("Data")
+    report.table(
+        ["site", "training volumes", "windows", "slices"],
+        [(c["site"], c["volumes"]["train"], c["windows"], c["slices"]) for c in data["clients"].values()],
+        caption="What each site trains on",
+        provenance=data["provenance"],
+    )
+    report.reproduce(
+        record["command"],
+        versions=record["versions"],
+        seconds=record["wall_seconds"],
+        seed=record["seed"],
+        device=record["device"],
+        **{
+            "uploaded": f"{model['bytes']['up'] / 1e6:.1f} MB",
+            "downloaded": f"{model['bytes']['down'] / 1e6:.1f} MB",
+            "a message": f"{model['payload_bytes'] / 1e6:.2f} MB",
+        },
+    )
+    return report.write(folder / "report.html")
