@@ -98,7 +98,8 @@ class Ellipsoid:
         """The point of the surface in a direction given in the ellipsoid's own axes."""
         along, dy, across = self.radii * direction / np.linalg.norm(direction)
         cosine, sine = np.cos(self.tilt), np.sin(self.tilt)
-        return np.asarray([*self.centre, cosine * along - sine * across, dy, sine * along + cosine * across])
+        offset = np.array([cosine * along - sine * across, dy, sine * along + cosine * across])
+        return np.asarray(self.centre + offset)
 
 
 @dataclass(frozen=True)
