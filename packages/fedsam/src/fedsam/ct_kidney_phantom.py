@@ -340,7 +340,8 @@ class PhantomCase(Case):
         affine = np.zeros((4, 4))  # to right, front, up; the arrays run up, to the back, to the patient's left
         affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = spacing[0], -spacing[1], -spacing[2], 1
         affine[:3, 3] = [FIELD_OF_VIEW / 2 - pixel / 2, FIELD_OF_VIEW / 2 - pixel / 2, heights[0]]
-        return Volume(image, label, spacing, self.site, self.case, "synthetic", affine, affine)
+        native = affine[:, [1, 2, 0, 3]]  # files have their slices last
+        return Volume(image, label, spacing, self.site, self.case, "synthetic", affine, native)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
