@@ -2,8 +2,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from fedsam.prepare import PRESETS, write_decathlon
 from fedsam.readers.decathlon import Decathlon
 from fedsam.readers.own_scans import SiteTable
 from fedsam.reference_tree import ReferenceTree, read_pickled_array
-from fedsam.volumes import Case
 from fedsam.windows import anti_transpose, min_max, resize_images, resize_labels, window_slices
 from shared.errors import UsageError
 
@@ -178,10 +178,6 @@ def test_bad_options(table: Path, options: dict[str, object], sentence: str) -> 
 # ---------------------------------------------------------------------- the cache
 
 
-def _read(folder: Path, case: Case) -> float:
-    return float(ArrayCache(folder).volume(case).image.sum())
-
-
 def test_the_cache_maps_files_and_knows_when_they_changed(table: Path, tmp_path: Path, write_pair: WritePair) -> None:
     folder = tmp_path / "cache"
     case = module(table).cases("train")[0]
@@ -205,11 +201,16 @@ def test_the_cache_maps_files_and_knows_when_they_changed(table: Path, tmp_path:
     assert ArrayCache(folder).volume(case).depth == 9
 
 
-def test_processes_may_make_the_same_entry_at_once(table: Path, tmp_path: Path) -> None:
-    case = module(table).cases("train")[0]
-    with get_context("spawn").Pool(2) as pool:
-        sums = pool.starmap(_read, [(tmp_path / "cache", case)] * 4)
-    assert len(set(sums)) == 1
+def test_several_may_make_the_same_entry_at_once(table: Path, tmp_path: Path) -> None:
+    case, barrier = module(table).cases("train")[0], Barrier(4)
+
+    def read(_: int) -> float:
+        cache = ArrayCache(tmp_path / "cache")
+        barrier.wait()
+        return float(cache.volume(case).image.sum())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(read, range(4)))) == 1
     assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
@@ -283,7 +284,12 @@ def test_the_references_tree_is_converted(tmp_path: Path, protocol: int) -> None
     np.testing.assert_array_equal(read.image, volume.astype(np.float32))
     np.testing.assert_array_equal(read.label, labels)
     PRESETS["reference-tree"](tmp_path, tmp_path / "out")
-    assert [c.case for c in Decathlon(tmp_path / "out", tmp_path / "out/sites.csv").load().test] == ["site-A_test0"]
+    written = Decathlon(tmp_path / "out", tmp_path / "out/sites.csv", percentiles=(0, 100)).load()
+    assert [c.case for c in written.test] == ["site-A_test0"]
+    assert written.class_names == ("background", "class 1", "class 2")
+    again = written.train[0].read()
+    np.testing.assert_array_equal(again.label, labels)
+    np.testing.assert_allclose(again.image, (volume - volume.min()) / np.ptp(volume), atol=1e-6)
 
 
 def test_pickles_that_hold_more_than_numbers_are_refused(tmp_path: Path) -> None:

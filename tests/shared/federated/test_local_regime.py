@@ -92,15 +92,12 @@ def test_resumed_equals_uninterrupted(make_data: Make, make_module: Make, make_t
         whole, cut = (dict(read_metrics(tmp_path / run / "metrics.csv")[name]) for run in ("whole", "cut"))
         assert whole[3] == cut[3]
     # The scores of the checkpoint are those of the states that it names.
+    expected = dict(read_metrics(tmp_path / "cut" / "metrics.csv")["test/loss"])[3]
     (tmp_path / "cut" / "config.yaml").touch()
     tested = make_module(regime="local", client=client)
     last = tmp_path / "cut" / "checkpoints" / "epoch=3.ckpt"
-    found = make_trainer(1).test(tested, datamodule=make_data(), ckpt_path=last, verbose=False)[0]
-    assert found["test/loss"] == pytest.approx(cut_of(tmp_path), rel=1e-6)
-
-
-def cut_of(folder: Path) -> float:
-    return dict(read_metrics(folder / "cut" / "metrics.csv")["test/loss"])[3]
+    found = make_trainer(1, folder="cut").test(tested, datamodule=make_data(), ckpt_path=last, verbose=False)[0]
+    assert found["test/loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_client_that_diverges_alone_is_left_where_it_was(

@@ -86,7 +86,7 @@ class ArrayCache:
         assert self.folder is not None
         try:
             facts = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise UsageError(

@@ -98,7 +98,8 @@ class Ellipsoid:
         """The point of the surface in a direction given in the ellipsoid's own axes."""
         along, dy, across = self.radii * direction / np.linalg.norm(direction)
         cosine, sine = np.cos(self.tilt), np.sin(self.tilt)
-        return np.asarray([*self.centre, cosine * along - sine * across, dy, sine * along + cosine * across])
+        offset = np.array([cosine * along - sine * across, dy, sine * along + cosine * across])
+        return np.asarray(self.centre + offset)
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,8 @@ class PhantomCase(Case):
         affine = np.zeros((4, 4))  # to right, front, up; the arrays run up, to the back, to the patient's left
         affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = spacing[0], -spacing[1], -spacing[2], 1
         affine[:3, 3] = [FIELD_OF_VIEW / 2 - pixel / 2, FIELD_OF_VIEW / 2 - pixel / 2, heights[0]]
-        return Volume(image, label, spacing, self.site, self.case, "synthetic", affine, affine)
+        native = affine[:, [1, 2, 0, 3]]  # files have their slices last
+        return Volume(image, label, spacing, self.site, self.case, "synthetic", affine, native)
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -109,8 +109,18 @@ class ReferenceCase(Case):
             labels.append(class_map(anti_transpose(label[..., SLICES // 2]), self.classes, label_path))
         if len({image.shape for image in images}) != 1:
             raise UsageError(f"prepare --root: the slices of a case must have one size, {self.case} has several")
-        # Spacing and position were not kept; the file says 1 mm.
-        return Volume(np.stack(images), np.stack(labels), np.ones(3), self.site, self.case, self.provenance)
+        # Spacing and position were not kept: the file says 1 mm, and has its slices last.
+        native = np.eye(4)
+        return Volume(
+            image=np.stack(images),
+            label=np.stack(labels),
+            spacing=np.ones(3),
+            site=self.site,
+            case=self.case,
+            provenance=self.provenance,
+            affine=native[:, [2, 0, 1, 3]],
+            native_affine=native,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         return {"windows": [[str(path) for path in pair] for pair in self.windows]}

@@ -1,0 +1,77 @@
+"""DICOM series, where pydicom is installed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsam.intensity import Unchanged
+from fedsam.readers.dicom import DicomCase, read_series
+from shared.errors import UsageError
+
+pydicom = pytest.importorskip("pydicom")
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """Six slices of 7 x 9 voxels, 3 mm apart, in files whose names say nothing of their order."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    folder, uid = tmp_path / "series", generate_uid(entropy_srcs=["series"])
+    folder.mkdir()
+    for name, z in enumerate([3, 0, 5, 1, 4, 2]):
+        scan = Dataset()
+        scan.file_meta = FileMetaDataset()
+        scan.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        scan.file_meta.MediaStorageSOPClassUID = scan.SOPClassUID = CTImageStorage
+        scan.file_meta.MediaStorageSOPInstanceUID = scan.SOPInstanceUID = generate_uid(entropy_srcs=[str(z)])
+        scan.SeriesInstanceUID = uid
+        scan.Rows, scan.Columns, scan.PixelSpacing = 7, 9, [0.5, 0.8]
+        scan.ImageOrientationPatient, scan.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-10, -20, 30 + 3 * z]
+        scan.SamplesPerPixel, scan.PhotometricInterpretation = 1, "MONOCHROME2"
+        scan.BitsAllocated, scan.BitsStored, scan.HighBit, scan.PixelRepresentation = 16, 16, 15, 0
+        scan.RescaleSlope, scan.RescaleIntercept = 2, -1024
+        scan.PixelData = (np.arange(63, dtype=np.uint16).reshape(7, 9) + 100 * z).tobytes()
+        scan.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("no DICOM")
+    return folder
+
+
+def test_a_series_is_sorted_and_rescaled(series: Path) -> None:
+    image, affine = read_series(series)
+    expected = np.arange(63).reshape(1, 7, 9) + 100 * np.arange(6)[:, None, None]
+    np.testing.assert_array_equal(image, 2 * expected - 1024)
+    # Index (z, row, column) to right, front, up: DICOM's first two directions turned round.
+    np.testing.assert_allclose(affine @ [2, 3, 4, 1], [10 - 4 * 0.8, 20 - 3 * 0.5, 30 + 2 * 3, 1])
+
+
+def test_a_mask_is_brought_onto_the_grid_of_the_series(
+    series: Path, tmp_path: Path, write_scan: Callable[..., Path]
+) -> None:
+    mask = np.zeros((6, 7, 9), np.uint8)
+    mask[1, 2, 3] = 1
+    _, affine = read_series(series)
+    turned = mask.transpose(2, 1, 0)[::-1]  # columns backwards, rows, slices
+    back = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 8], [0, 0, 0, 1.0]])
+    case = DicomCase(
+        site="s",
+        case="c",
+        series=series,
+        label=write_scan(tmp_path / "m.nii.gz", turned, affine @ back),
+        normalisation=Unchanged(),
+    )
+    volume = case.read()
+    np.testing.assert_array_equal(volume.label, mask)
+    assert volume.spacing.tolist() == pytest.approx([3, 0.5, 0.8])
+    assert case.fingerprint() == case.fingerprint()
+
+
+def test_gaps_and_strangers_are_told(series: Path, tmp_path: Path) -> None:
+    (series / "3.dcm").unlink()
+    with pytest.raises(UsageError, match=r"must be equally far apart, .*series has 3 to 6 mm"):
+        read_series(series)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"must hold one DICOM series, .*empty has 0"):
+        read_series(tmp_path / "empty")
