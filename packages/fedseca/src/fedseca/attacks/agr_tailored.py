@@ -9,7 +9,7 @@ from torch import Tensor
 from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, mean_over
 from fedseca.attacks.perturbation import Perturbation, check_perturbation, perturbation_of
 from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
+from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
 
 _OCTAVES = 12
@@ -50,7 +50,8 @@ class AGRTailored(Attack):
 
     :math:`\gamma` maximises :math:`\|\mathrm{mean} - \mathrm{AGG}(g_1, \dots, g_{byz}, \dots)\|_2`, where every hostile
     row is replaced, by :func:`highest`. Each trial runs a fresh deep copy of the server's rule, with its momentum and
-    history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round.
+    history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round. A rule
+    that needs the server's own clean data cannot be tried out, for the attacker has none of them.
 
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine", NDSS 2021, here for any rule.
 
@@ -61,7 +62,8 @@ class AGRTailored(Attack):
         benign_set: ``all`` clients, the hostile ones trained honestly included, or only the ``honest``.
 
     Raises:
-        UsageError: An argument is out of range, too few clients are benign, or the server's rule is not one on vectors.
+        UsageError: An argument is out of range, too few clients are benign, or the server's rule is not one on vectors
+            or needs a reference update.
 
     Example:
         >>> from fedseca.aggregators import FedAvg
@@ -88,6 +90,16 @@ class AGRTailored(Attack):
         self.tol = tol
         self.benign_set: BenignSet = benign_set
 
+    def check(self, aggregator: VectorAggregator | StateRule | None) -> None:
+        """The rule must be one on vectors that the attacker can run by itself."""
+        if not isinstance(aggregator, VectorAggregator):
+            raise UsageError(f"AGRTailored needs the server's rule on vectors, got {type(aggregator).__name__}")
+        if aggregator.needs_reference:
+            raise UsageError(
+                "AGRTailored needs a rule that it can try out without the server's clean data, "
+                f"got {type(aggregator).__name__}"
+            )
+
     def forward(
         self,
         updates: Tensor,
@@ -99,8 +111,8 @@ class AGRTailored(Attack):
         aggregator: VectorAggregator | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        if not isinstance(aggregator, VectorAggregator):
-            raise UsageError(f"AGRTailored needs the server's rule on vectors, got {type(aggregator).__name__}")
+        self.check(aggregator)
+        assert aggregator is not None
         rows = benign_rows(len(updates), byzantine, self.benign_set)
         mean = mean_over(updates, rows)
         perturbation = perturbation_of(updates, rows, mean, self.perturbation)
