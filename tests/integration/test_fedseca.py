@@ -18,6 +18,7 @@ import yaml
 from fedseca.cli import main
 from fedseca.grid import train
 from shared.commands import config_names
+from shared.measurement import can_measure_peak
 
 TINY = [
     *("--model.network.width", "2", "--data.fraction", "0.1", "--data.batch_size", "16"),
@@ -446,3 +447,21 @@ def test_a_run_that_an_attack_blows_up_is_a_result(empty_folder: Path) -> None:
     assert 1 <= int(row["rounds"]) < 5
     assert float(row["macro_f1"]) < 0.1
     assert len(row["curve"].split()) == int(row["rounds"])
+
+
+def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
+    row = train(("fit", *TINY, "--trainer.max_epochs", "3", "--run.root", "runs", "--run.name", "cost"))
+    folder = empty_folder / "runs" / "fedseca" / "cost" / "version_0"
+    with (folder / "ledger.csv").open() as file:
+        entries = list(csv.DictReader(file))
+    for direction in ("up", "down"):
+        total = sum(int(entry["bytes"]) for entry in entries if entry["direction"] == direction)
+        assert float(row[f"bytes_{direction}_per_round"]) == total / 3 > 0
+    with (folder / "rounds.csv").open() as file:
+        whole = sum(float(entry["seconds"]) for entry in csv.DictReader(file)) / 3
+    assert 0 < float(row["server_seconds_per_round"]) < whole
+    if can_measure_peak():
+        # Python with torch takes a hundred megabytes at least; what no machine holds would be a wrong unit.
+        assert 100 < float(row["peak_resident_mb"]) < 1e6
+    else:
+        assert row["peak_resident_mb"] == ""
