@@ -117,7 +117,7 @@ def squared_norms(updates: Sequence[Tensor] | Tensor) -> Tensor:
 def quick_squared_norms(updates: Tensor) -> Tensor:
     r""":math:`\|g_k\|_2^2` of every row in the rows' own type over pieces of 8,192, the pieces summed in float64.
 
-    Less than half the time of :func:`squared_norms` for a relative error of about 1e-6; a row whose squares overflow its
+    Less than half the time of :func:`squared_norms`, a relative error of about 1e-6; a row whose squares overflow its
     type is summed again in float64.
 
     Args:
