@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedseca.aggregators import CenteredClipping, CoordinateMedian, FedAvg, FedSECA, Krum, TrimmedMean
+from fedseca.aggregators import (
+    CenteredClipping,
+    CoordinateMedian,
+    FedAvg,
+    FedSECA,
+    FLTrust,
+    Krum,
+    PreAggregated,
+    TrimmedMean,
+)
 from fedseca.attacks import (
     ALIE,
     IPM,
@@ -29,6 +38,7 @@ from fedseca.attacks import (
 from fedseca.attacks.agr_tailored import highest
 from fedseca.attacks.min_max import halving_search
 from fedseca.attacks.perturbation import perturbation_of
+from fedseca.pre_aggregation import StaticClipping
 from shared.errors import UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.attack import Attack
@@ -249,6 +259,16 @@ class Dice(VectorAggregator):
         chosen = int(torch.rand(()) * 2) + int(self.generator.integers(2))
         self.diagnostics = {"chosen": torch.tensor(chosen)}
         return updates[chosen].clone()
+
+
+@pytest.mark.parametrize("rule", [FLTrust(), PreAggregated([StaticClipping(1.0)], FLTrust())])
+def test_the_tailored_search_refuses_a_rule_with_clean_data_of_its_own(rule: VectorAggregator) -> None:
+    told = f"AGRTailored needs a rule that it can try out without the server's clean data, got {type(rule).__name__}"
+    with pytest.raises(UsageError, match=f"^{told}$"):
+        AGRTailored().check(rule)
+    with pytest.raises(UsageError, match=f"^{told}$"):
+        craft(AGRTailored(), torch.ones(3, 2), [2], aggregator=rule)
+    AGRTailored().check(FedAvg())
 
 
 def test_the_server_never_notices_the_tailored_search() -> None:

@@ -17,6 +17,7 @@ def weights(run: Path) -> torch.Tensor:
     return torch.cat([tensor.flatten() for name, tensor in state.items() if name.startswith("local.")])
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_and_clients_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five clients of unequal size, two of them with flipped labels: three train in one process, two in the other."""
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ import yaml
 from fedseca.cli import main
 from fedseca.grid import train
 from shared.commands import config_names
+from shared.measurement import can_measure_peak
 
 TINY = [
     *("--model.network.width", "2", "--data.fraction", "0.1", "--data.batch_size", "16"),
@@ -394,7 +395,8 @@ def test_compare_resumes_and_draws(
     record = (out / "results.csv").read_text()
     assert record.startswith(first)
     assert len(record.splitlines()) == 9
-    assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "table.md", "curves.png", "report.html"}
+    texts = {"results.csv", "results.csv.lock", "table.md", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"cells", "curves.png"} | texts
     assert "| FedSECA |" in told
     assert "real data" in told
     assert "mean ± sd of seeds 1, 2" in (out / "table.md").read_text()
@@ -414,7 +416,7 @@ def test_sweep_goes_on_and_draws(empty_folder: Path, capsys: pytest.CaptureFixtu
     assert record.startswith(first)
     assert len(record.splitlines()) == 1 + 2 * 2 * 2
     pictures = {"heatmap_IID.png", "heatmap_Dirichlet_alpha_0.5.png"}
-    texts = {"results.csv", "table.md", "command.txt", "report.html"}
+    texts = {"results.csv", "results.csv.lock", "table.md", "command.txt", "report.html"}
     assert {path.name for path in out.iterdir()} == {"cells"} | texts | pictures
     told = capsys.readouterr().out
     assert "collapses under" in told
@@ -445,3 +447,21 @@ def test_a_run_that_an_attack_blows_up_is_a_result(empty_folder: Path) -> None:
     assert 1 <= int(row["rounds"]) < 5
     assert float(row["macro_f1"]) < 0.1
     assert len(row["curve"].split()) == int(row["rounds"])
+
+
+def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
+    row = train(("fit", *TINY, "--trainer.max_epochs", "3", "--run.root", "runs", "--run.name", "cost"))
+    folder = empty_folder / "runs" / "fedseca" / "cost" / "version_0"
+    with (folder / "ledger.csv").open() as file:
+        entries = list(csv.DictReader(file))
+    for direction in ("up", "down"):
+        total = sum(int(entry["bytes"]) for entry in entries if entry["direction"] == direction)
+        assert float(row[f"bytes_{direction}_per_round"]) == total / 3 > 0
+    with (folder / "rounds.csv").open() as file:
+        whole = sum(float(entry["seconds"]) for entry in csv.DictReader(file)) / 3
+    assert 0 < float(row["server_seconds_per_round"]) < whole
+    if can_measure_peak():
+        # Python with torch takes a hundred megabytes at least; what no machine holds would be a wrong unit.
+        assert 100 < float(row["peak_resident_mb"]) < 1e6
+    else:
+        assert row["peak_resident_mb"] == ""

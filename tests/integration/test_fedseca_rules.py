@@ -46,6 +46,19 @@ def test_a_rule_that_needs_clean_data_says_so(
     )
 
 
+def test_an_attack_that_cannot_try_the_rule_out_says_so_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--model.aggregator", "FLTrust", "--model.attack", "AGRTailored", "--data.server_samples", "60"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *TINY, *words])
+    assert stopped.value.code == 2
+    told = "fedseca: AGRTailored needs a rule that it can try out without the server's clean data, got FLTrust\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert not list(tmp_path.glob("runs/**/metrics.csv"))
+
+
 def test_a_server_with_clean_data_trusts_nobody_who_turns_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,8 +132,10 @@ class Sweep:
         return Counter(path.parent.name for path in self.folder.glob("cells/fedseca/*/version_*"))
 
     def results(self) -> list[dict[str, str]]:
+        """What does not depend on the machine and its mood."""
+        costs = {"seconds", "server_seconds_per_round", "peak_resident_mb"}
         with self.record.open(newline="") as file:
-            rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+            rows = [{name: value for name, value in row.items() if name not in costs} for row in csv.DictReader(file)]
         return sorted(rows, key=lambda row: row["fingerprint"])
 
 

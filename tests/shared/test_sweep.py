@@ -1,7 +1,10 @@
 """The sweep: nothing finished is run twice, nothing is lost, killed workers are replaced."""
 
 import os
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,8 @@ WORK = textwrap.dedent(
             os.kill(os.getpid(), signal.SIGKILL)
         if fate == "slow":
             time.sleep(1)
+        if fate == "waits":
+            time.sleep(600)
         if fate == "refuses":
             raise UsageError("wrong option")
         return {"value": str(len(name)), "threads": os.environ["OMP_NUM_THREADS"]}
@@ -122,3 +127,28 @@ def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
     with pytest.raises(RunError, match=r"2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
         run_cells(cells(folder, a="dies always", bb="refuses", ccc=""), "sweep_work:work", record, workers=1)
     assert [row["name"] for row in finished(record).values()] == ["ccc"]
+
+
+def test_of_two_sweeps_on_one_record_the_second_ends(folder: Path) -> None:
+    record = folder / "results.csv"
+    script = (
+        "import sys; from pathlib import Path; from shared.sweep import Cell, run_cells; "
+        "cell = Cell({'name': 'a'}, (sys.argv[1], 'a', 'waits'), 'f'); "
+        "__name__ == '__main__' and run_cells([cell], 'sweep_work:work', Path(sys.argv[1], 'results.csv'), 1)"
+    )
+    path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    first = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=os.environ | {"PYTHONPATH": path})
+    try:
+        while not (folder / "log").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(RunError, match=r"^\S*results\.csv is being written by another process: wait for it or"):
+            run_cells(cells(folder, bb=""), "sweep_work:work", record, workers=1)
+        assert log(folder) == ["a"]
+        assert not record.exists()
+    finally:
+        first.kill()
+        first.wait()
+    # Whoever dies leaves the lock.
+    rows = run_cells(cells(folder, bb=""), "sweep_work:work", record, workers=1)
+    assert [row["value"] for row in rows] == ["2"]

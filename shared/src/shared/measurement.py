@@ -70,12 +70,22 @@ def peak_growth(function: Callable[[], object], device: str = "cpu") -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - start
-    # Memory that an earlier call left with the allocator would hide what this one takes.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    reset_resident_peak()
     before = _resident("VmRSS")
     function()
-    return _resident("VmHWM") - before
+    return resident_peak() - before
+
+
+def reset_resident_peak() -> None:
+    """Begin anew with :func:`resident_peak`, where :func:`can_measure_peak` on the CPU."""
+    # Memory that an earlier call left with the allocator would hide what comes.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_peak() -> int:
+    """The most bytes that this process, libraries included, had in memory at once since the last reset."""
+    return _resident("VmHWM")
 
 
 def _resident(field: str) -> int:

@@ -6,6 +6,7 @@ nor lightning; each worker imports them once.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context, parent_process
@@ -82,11 +84,30 @@ def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | Non
         workers: Worker processes; by default one per core.
 
     Raises:
-        RunError: Cells failed (the others are recorded), or one keeps killing its worker.
+        RunError: Another process is at work on the record, cells failed (the others are recorded), or one keeps killing
+            its worker.
     """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(record):
+        return _run_cells(cells, work, record, workers)
+
+
+@contextmanager
+def _alone(record: Path) -> Iterator[None]:
+    """Keep others from the record. The system takes the lock from whoever dies; the empty file beside it stays."""
+    with record.with_name(record.name + ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{record} is being written by another process: wait for it or choose another folder"
+            ) from None
+        yield
+
+
+def _run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None) -> list[Row]:
     columns, known = _read(record)
     todo = [cell for cell in cells if cell.fingerprint not in known]
-    record.parent.mkdir(parents=True, exist_ok=True)
     if columns:
         _rewrite(record, list(known.values()), columns)
     else:

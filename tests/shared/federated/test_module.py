@@ -19,6 +19,8 @@ from shared.federated.fedavg import FedAvg
 from shared.federated.module import FederatedModule
 from shared.federated.rounds import participants_of_round
 from shared.federated.seeds import derived_generator, derived_seed
+from shared.federated.server import combine
+from shared.federated.vectors import VectorLayout
 from shared.runs import read_metrics
 
 Make = Callable[..., Any]
@@ -352,11 +354,48 @@ class Negative(VectorAggregator):
         return updates.abs().sum(0) * 10
 
 
-def test_a_running_variance_never_becomes_negative(make_data: Make, make_module: Make, make_trainer: Make) -> None:
+def test_a_running_variance_never_becomes_negative(
+    make_data: Make, make_module: Make, make_trainer: Make, tmp_path: Path
+) -> None:
     module = make_module(Negative())
-    make_trainer(3).fit(module, datamodule=make_data())
+    make_trainer(3, folder="run").fit(module, datamodule=make_data())
     assert (module.local.state_dict()["network.1.running_var"] >= 0).all()
     assert module.local.state_dict()["network.1.num_batches_tracked"].dtype == torch.int64
+    counts = read_metrics(tmp_path / "run" / "metrics.csv")["round/negative_variances"]
+    assert [round for round, _ in counts] == [0, 1, 2]
+    assert 1 <= counts[0][1] <= 4  # of four channels
+
+
+def test_negative_variances_are_counted_and_nothing_else_is_touched() -> None:
+    state = {
+        "weight": torch.tensor([-1.0, 2.0]),
+        "a.running_var": torch.tensor([0.5, 1.0, 0.0]),
+        "b.running_var": torch.tensor([3.0]),
+        "b.running_mean": torch.tensor([-3.0]),
+        "steps": torch.tensor(0),
+    }
+    layout = VectorLayout(state)
+    origin = layout.flatten(state).clone()
+    update = layout.flatten(
+        {
+            "weight": torch.tensor([1.0, 1.0]),
+            "a.running_var": torch.tensor([1.0, 0.5, 0.25]),
+            "b.running_var": torch.tensor([1.0]),
+            "b.running_mean": torch.tensor([1.0]),
+            "steps": torch.tensor(0),
+        }
+    ).clone()
+    share = torch.ones(1, dtype=torch.float64)
+    options = {"origin": origin, "weights": share, "ids": [0], "round": 0, "counters": {"steps": 7}}
+    assert combine(FedAvg(), layout, update[None], state, **options) == 2
+    assert {name: tensor.tolist() for name, tensor in state.items()} == {
+        "weight": [-2.0, 1.0],
+        "a.running_var": [0.0, 0.5, 0.0],
+        "b.running_var": [2.0],
+        "b.running_mean": [-4.0],
+        "steps": 7,
+    }
+    assert combine(FedAvg(), layout, torch.zeros_like(update)[None], state, **options) == 0
 
 
 def test_the_ledger_counts_serialised_bytes(

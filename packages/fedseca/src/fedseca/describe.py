@@ -181,7 +181,7 @@ def _rule(model: "FederatedClassifier", options: "FitOptions") -> str:
         f"  needs at least {rule.min_clients} upload{'s' if rule.min_clients > 1 else ''}",
     ]
     if getattr(rule, "needs_reference", False):
-        facts.append("  needs an update that the server computes on clean data, which `fit` does not give it")
+        facts.append("  needs an update that the server computes on clean data: data.server_samples must be above 0")
     return "\n".join(facts)
 
 

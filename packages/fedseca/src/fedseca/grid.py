@@ -100,14 +100,22 @@ def cell(
 
 
 def train(words: Sequence[str]) -> dict[str, str]:
-    """One run in a worker: the last value of each test metric and the curve of the headline metric.
+    """One run in a worker: the last value of each test metric, the curve of the headline metric, and what it cost.
+
+    Costs are means over rounds: seconds from the last client's result to the new global model, bytes that all clients
+    together sent and received. ``peak_resident_mb`` is the most memory that the worker held during the run, libraries
+    included; empty where the system does not tell.
 
     A run that an attack brings to numbers that are not finite ends early: no honest upload counts any more. Its scores
     are those of the last model that could be evaluated, and ``ended`` says when and why.
     """
     from fedseca.training import LastTrainer, build
+    from shared.measurement import can_measure_peak, reset_resident_peak, resident_peak
     from shared.runs import RunLogger, read_metrics
 
+    measured = can_measure_peak()
+    if measured:
+        reset_resident_peak()
     witness = LastTrainer()
     ended = ""
     try:
@@ -123,9 +131,18 @@ def train(words: Sequence[str]) -> dict[str, str]:
     series = read_metrics(logger.file)
     last = {name.removeprefix("test/"): pairs[-1][1] for name, pairs in series.items() if name.startswith("test/")}
     pairs = series[METRIC]
+
+    def per_round(name: str, digits: int) -> str:
+        values = [value for _, value in series.get(name, [])]
+        return f"{sum(values) / len(values):.{digits}f}" if values else ""
+
     return {
         **{name: f"{value:.6f}" for name, value in last.items()},
         "mean_of_last_5": f"{sum(value for _, value in pairs[-5:]) / len(pairs[-5:]):.6f}",
+        "server_seconds_per_round": per_round("round/server_seconds", 6),
+        "bytes_up_per_round": per_round("round/bytes_up", 0),
+        "bytes_down_per_round": per_round("round/bytes_down", 0),
+        "peak_resident_mb": f"{resident_peak() / 1e6:.0f}" if measured else "",
         "provenance": trainer.datamodule.provenance,
         "data": trainer.datamodule.data_name,
         "rounds": str(len(pairs)),

@@ -7,7 +7,7 @@ of them before any rule.
 import torch
 from torch import Tensor, nn
 
-from fedseca.blocks import BLOCK, combinations, slices, squared_distances, squared_norms
+from fedseca.blocks import BLOCK, combinations, quick_squared_norms, slices, squared_distances
 from shared.errors import UsageError
 from shared.federated.seeds import derived_generator
 
@@ -57,13 +57,8 @@ class StaticClipping(PreAggregator):
         self.tau = tau
 
     def forward(self, updates: Tensor, *, round: int = 0) -> Tensor:
-        norms = squared_norms(updates).sqrt()
-        factors = torch.where(norms > self.tau, self.tau / norms, 1.0).tolist()
-        out = torch.empty_like(updates)
-        for row, factor, target in zip(updates, factors, out, strict=True):
-            for columns in slices(len(row), BLOCK):
-                torch.mul(row[columns], factor, out=target[columns])
-        return out
+        norms = quick_squared_norms(updates).sqrt()
+        return updates * torch.where(norms > self.tau, self.tau / norms, 1.0).to(updates)[:, None]
 
 
 class NNM(PreAggregator):

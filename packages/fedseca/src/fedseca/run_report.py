@@ -11,11 +11,19 @@ from shared.plots import Curve, bars, confusion, curves, save
 from shared.report import Report, duration
 from shared.runs import RunLogger, read_metrics, run_folder_of
 
-PROSE = (
-    "Each round, every client trains the current global model on its own images and uploads the result; hostile "
-    "clients upload what the attack crafts; the server's rule combines the uploads. The score is that of the global "
-    "model after the round. Nothing was selected on it: the last round counts, whatever came before."
-)
+PROSE = {
+    "federated": (
+        "Each round, every client trains the current global model on its own images and uploads the result; hostile "
+        "clients upload what the attack crafts; the server's rule combines the uploads. The score is that of the "
+        "global model after the round. Nothing was selected on it: the last round counts, whatever came before."
+    ),
+    "local": (
+        "Every client trains a model of its own on its own images, round after round; nothing is uploaded and nobody "
+        "attacks. Each model is scored on all evaluation images, and the score is the mean over the clients' models. "
+        "Nothing was selected on it: the last round counts, whatever came before."
+    ),
+    "centralised": "",
+}
 
 
 class RunReport(Callback):
@@ -58,15 +66,21 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
     series = read_metrics(folder / "metrics.csv")
     data, model = record["data"], record["model"]
     split = "test" if data["validated_on"] == "test" else "val"
-    rounds = model["regime"] == "federated"
-    report = Report(
-        f"{model['aggregator']} under {model['attack']}" if rounds else "Centralised training",
-        f"{data['name']} · {len(data['clients'])} clients, {len(model['byzantine'])} hostile · {model['network']}",
-    )
+    federated, alone = model["regime"] == "federated", model["regime"] == "local"
+    if federated:
+        title = f"{model['aggregator']} under {model['attack']}"
+    else:
+        title = "Every client alone" if alone else "Centralised training"
+    hostile = model["byzantine"] if federated else []
+    counted = f"{len(data['clients'])} clients" + (f", {len(hostile)} hostile" if federated else "")
+    report = Report(title, f"{data['name']} · {counted} · {model['network']}")
     evaluated = f"{split}/macro_f1" in series
     if evaluated:
-        probabilities, targets = metrics.stored()
-        interval = bootstrap_intervals(targets.cpu(), probabilities.argmax(1).cpu(), metrics.num_classes)["macro_f1"]
+        interval = None
+        if not alone:  # there the same images come once per client, and the score is a mean over models
+            probabilities, targets = metrics.stored()
+            predictions = probabilities.argmax(1).cpu()
+            interval = bootstrap_intervals(targets.cpu(), predictions, metrics.num_classes)["macro_f1"]
         report.headline(
             f"macro-F1 on the {data['validated_on']} images after round {record['epochs']}",
             record["metrics"][f"{split}/macro_f1"],
@@ -75,22 +89,24 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
             interval=interval,
             note=f"Mean of the last five rounds: {record['mean_of_last_5'][f'{split}/macro_f1']:.3f}.",
         )
-        report.section("Training", PROSE if rounds else "")
+        report.section("Training", PROSE[model["regime"]])
         shown = {name: series[f"{split}/{name}"] for name in ("macro_f1", "accuracy") if f"{split}/{name}" in series}
         drawn = {
             name: Curve([value for _, value in pairs], x=[epoch + 1 for epoch, _ in pairs])
             for name, pairs in shown.items()
         }
         picture = save(curves(drawn, y_label=f"score on {data['validated_on']} images"), folder / "curves.png")
-        report.figure(picture, "Scores of the global model after each round.")
+        scored = "Mean scores of the clients' models" if alone else "Scores of the global model"
+        report.figure(picture, f"{scored} after each round.")
         table = [
             (name.removeprefix(f"{split}/"), pairs[-1][1]) for name, pairs in series.items() if name.startswith(split)
         ]
         report.table(["metric", "last round"], table, caption="All metrics", provenance=data["provenance"])
         counts = metrics.confusion.cpu().numpy()
-        report.figure(save(confusion(counts, data["class_names"]), folder / "confusion.png"), "Confusion matrix.")
+        picture = save(confusion(counts, data["class_names"]), folder / "confusion.png")
+        report.figure(picture, "Confusion matrix, all clients' models together." if alone else "Confusion matrix.")
     report.section("Data", f"Partition: {data['partition']}.")
-    clients = [f"client {k}" + (" (hostile)" if int(k) in model["byzantine"] else "") for k in data["clients"]]
+    clients = [f"client {k}" + (" (hostile)" if int(k) in hostile else "") for k in data["clients"]]
     partition = bars(list(data["clients"].values()), clients, data["class_names"], x_label="training images")
     report.figure(save(partition, folder / "partition.png"), "What each client trains on.")
     report.reproduce(

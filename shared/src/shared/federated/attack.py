@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.federated.aggregation import VectorAggregator
+from shared.federated.aggregation import StateRule, VectorAggregator
 
 
 class Attack(nn.Module):
@@ -19,6 +19,13 @@ class Attack(nn.Module):
 
     def setup(self, d: int, device: torch.device | str | None = None) -> None:
         """Allocate state buffers for vectors of ``d`` coordinates; called before the first round and before loading."""
+
+    def check(self, aggregator: VectorAggregator | StateRule) -> None:
+        """Refuse a server rule against which the attack has no meaning; the default takes on every rule.
+
+        Raises:
+            UsageError: The attack cannot do its work against this rule.
+        """
 
     def poison(self, batch: Any, num_classes: int | None) -> Any:
         """Replace a hostile client's training batch; the default trains honestly."""

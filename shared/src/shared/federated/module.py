@@ -135,7 +135,8 @@ class FederatedModule(ClientWork):
         """Refuse a federation with which the attack or the rule has no meaning.
 
         Raises:
-            UsageError: A hostile client is none of the clients, they are no minority, or the rule needs more uploads.
+            UsageError: A hostile client is none of the clients, they are no minority, the rule needs more uploads, or
+                the attack can do nothing against the rule.
         """
         clients = len(client_ids)
         unknown = [k for k in self.byzantine if k not in client_ids]
@@ -148,6 +149,8 @@ class FederatedModule(ClientWork):
             )
         if isinstance(self.aggregator, VectorAggregator):
             self.aggregator.check(self.participants(clients))
+        if self.byzantine:
+            self.attack.check(self.aggregator)
 
     def participants(self, clients: int) -> int:
         """How many of ``clients`` take part in a round."""
@@ -283,7 +286,7 @@ class FederatedModule(ClientWork):
         samples = torch.tensor([reports[i]["samples"] for i in good], dtype=torch.float64)
         weights = samples / samples.sum() if self.weighting == "samples" else torch.full_like(samples, 1 / len(ids))
         reference = self._reference(round, state, origin) if needs_reference(self.aggregator) else None
-        combine(
+        self._scratch["negative_variances"] = combine(
             self.aggregator,
             self.layout,
             updates,
@@ -384,6 +387,7 @@ class FederatedModule(ClientWork):
             "round/bytes_up": float(self.ledger.last_round["up"]),
         }
         if self.regime == "federated":
+            values["round/negative_variances"] = float(self._scratch["negative_variances"])
             values |= log_diagnostics(self.aggregator.diagnostics, self._scratch["combined"], round, folder)
         # Logged with the step, so that they stand in the file before the round's checkpoint does.
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=self._many)

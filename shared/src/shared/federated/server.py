@@ -52,7 +52,7 @@ def combine(
     round: int,
     counters: dict[str, Any],
     reference: Tensor | None = None,
-) -> None:
+) -> int:
     """Combine the updates of a round and write the new global model into ``state``.
 
     Args:
@@ -66,6 +66,9 @@ def combine(
         round: Index of the round.
         counters: Integer tensors (BatchNorm's step counters) as the first client reports them.
         reference: ``(layout.head,)`` the server's own update, for rules that need one.
+
+    Returns:
+        How many running variances came out negative and were set to 0.
     """
     if isinstance(aggregator, VectorAggregator):
         head = layout.head
@@ -85,9 +88,12 @@ def combine(
         combined = aggregator(uploads, origin=layout.views(origin), weights=weights, client_ids=ids, round=round)
         for name, tensor in combined.items():
             state[name].copy_(tensor)
+    negative = 0
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             tensor.copy_(torch.tensor(counters[name], dtype=tensor.dtype))
         elif name.endswith("running_var"):
             # Signed rules with momentum can push a variance below zero, where BatchNorm has no meaning.
+            negative += int((tensor < 0).sum())
             tensor.clamp_(min=0)
+    return negative

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import chunk_width, finite_clients, peaks, slices
+from fedseca.aggregators.minority_rule import MinorityRule
+from fedseca.blocks import chunk_width, slices
 from fedseca.order_statistics import order_statistics
-from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
 
 
 def mean_around_median(rows: list[Tensor], b: int, chunk: int | None = None) -> Tensor:
@@ -43,7 +42,7 @@ def mean_around_median(rows: list[Tensor], b: int, chunk: int | None = None) -> 
     return out
 
 
-class MeaMed(VectorAggregator):
+class MeaMed(MinorityRule):
     r"""The mean of the :math:`K-b` values closest to the median of every coordinate.
 
     The median of an even number of values is the lower of the two middle ones, and of two values equally far from it
@@ -67,29 +66,8 @@ class MeaMed(VectorAggregator):
     """
 
     def __init__(self, b: int = 1, chunk: int | None = None) -> None:
-        super().__init__()
-        if b < 0:
-            raise UsageError(f"MeaMed: b must not be negative, got {b}")
-        self.b = b
-        self.chunk = chunk
-        self.min_clients = 2 * b + 1
+        super().__init__(b, chunk)
 
-    def check(self, clients: int) -> None:
-        """As the base class; with ``2b >= K`` hostile values could be the median."""
-        if clients <= 2 * self.b:
-            raise UsageError(f"MeaMed needs 2b < K, got b = {self.b} and K = {clients} clients")
-
-    def combine(
-        self,
-        updates: Tensor,
-        *,
-        origin: Tensor | None,
-        weights: Tensor,
-        client_ids: tuple[int, ...],
-        round: int,
-        reference: Tensor | None,
-    ) -> Tensor:
-        kept = finite_clients(peaks(updates), "MeaMed")
-        self.check(len(kept))
-        self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
-        return mean_around_median([updates[k] for k in kept], self.b, self.chunk)
+    def of_finite(self, rows: list[Tensor]) -> Tensor:
+        """:func:`mean_around_median` of all of them."""
+        return mean_around_median(rows, self.b, self.chunk)

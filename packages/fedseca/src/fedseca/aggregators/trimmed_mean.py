@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from fedseca.blocks import chunk_width, finite_clients, peaks, slices
+from fedseca.aggregators.minority_rule import MinorityRule
+from fedseca.blocks import chunk_width, slices
 from fedseca.order_statistics import order_statistics
-from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
 
 
 def trimmed_mean(rows: list[Tensor], b: int, chunk: int | None = None) -> Tensor:
@@ -36,7 +35,7 @@ def trimmed_mean(rows: list[Tensor], b: int, chunk: int | None = None) -> Tensor
     return out
 
 
-class TrimmedMean(VectorAggregator):
+class TrimmedMean(MinorityRule):
     r"""The mean of every coordinate without its ``b`` smallest and ``b`` largest values.
 
     :math:`m^j = \frac{1}{K-2b} \sum_{i=b+1}^{K-b} g_{(i)}^j` over the sorted :math:`g_{(1)}^j \le \dots \le g_{(K)}^j`.
@@ -61,29 +60,8 @@ class TrimmedMean(VectorAggregator):
     """
 
     def __init__(self, b: int = 1, chunk: int | None = None) -> None:
-        super().__init__()
-        if b < 0:
-            raise UsageError(f"TrimmedMean: b must not be negative, got {b}")
-        self.b = b
-        self.chunk = chunk
-        self.min_clients = 2 * b + 1
+        super().__init__(b, chunk)
 
-    def check(self, clients: int) -> None:
-        """As the base class; nothing would be left where ``2b >= K``."""
-        if clients <= 2 * self.b:
-            raise UsageError(f"TrimmedMean needs 2b < K, got b = {self.b} and K = {clients} clients")
-
-    def combine(
-        self,
-        updates: Tensor,
-        *,
-        origin: Tensor | None,
-        weights: Tensor,
-        client_ids: tuple[int, ...],
-        round: int,
-        reference: Tensor | None,
-    ) -> Tensor:
-        kept = finite_clients(peaks(updates), "TrimmedMean")
-        self.check(len(kept))
-        self.diagnostics = {"dropped": torch.tensor(len(updates) - len(kept))}
-        return trimmed_mean([updates[k] for k in kept], self.b, self.chunk)
+    def of_finite(self, rows: list[Tensor]) -> Tensor:
+        """:func:`trimmed_mean` of all of them."""
+        return trimmed_mean(rows, self.b, self.chunk)

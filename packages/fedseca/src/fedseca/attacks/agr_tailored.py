@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, mean_over
+from fedseca.attacks.omniscience import BenignSet, Omniscient
 from fedseca.attacks.perturbation import Perturbation, check_perturbation, perturbation_of
 from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
+from shared.federated.aggregation import StateRule, VectorAggregator
 
 _OCTAVES = 12
 
@@ -45,12 +45,13 @@ def highest(height: Callable[[float], float], limit: float, tol: float) -> float
     return best
 
 
-class AGRTailored(Attack):
+class AGRTailored(Omniscient):
     r"""All hostile clients upload :math:`\mathrm{mean} - \gamma p`, as far as it misleads the server most.
 
     :math:`\gamma` maximises :math:`\|\mathrm{mean} - \mathrm{AGG}(g_1, \dots, g_{byz}, \dots)\|_2`, where every hostile
     row is replaced, by :func:`highest`. Each trial runs a fresh deep copy of the server's rule, with its momentum and
-    history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round.
+    history, under a fork of torch's random state: the server never notices. About 25 runs of the rule per round. A rule
+    that needs the server's own clean data cannot be tried out, for the attacker has none of them.
 
     Source: Shejwalkar, Houmansadr, "Manipulating the Byzantine", NDSS 2021, here for any rule.
 
@@ -61,7 +62,8 @@ class AGRTailored(Attack):
         benign_set: ``all`` clients, the hostile ones trained honestly included, or only the ``honest``.
 
     Raises:
-        UsageError: An argument is out of range, too few clients are benign, or the server's rule is not one on vectors.
+        UsageError: An argument is out of range, too few clients are benign, or the server's rule is not one on vectors
+            or needs a reference update.
 
     Example:
         >>> from fedseca.aggregators import FedAvg
@@ -77,38 +79,44 @@ class AGRTailored(Attack):
         tol: float = 0.01,
         benign_set: BenignSet = "all",
     ) -> None:
-        super().__init__()
+        super().__init__(benign_set)
         check_perturbation("AGRTailored", perturbation)
-        check_benign_set("AGRTailored", benign_set)
         for option, value in (("limit", limit), ("tol", tol)):
             if not value > 0:
                 raise UsageError(f"AGRTailored: {option} must be positive, got {value}")
         self.perturbation: Perturbation = perturbation
         self.limit = limit
         self.tol = tol
-        self.benign_set: BenignSet = benign_set
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def check(self, aggregator: VectorAggregator | StateRule | None) -> None:
+        """The rule must be one on vectors that the attacker can run by itself."""
         if not isinstance(aggregator, VectorAggregator):
             raise UsageError(f"AGRTailored needs the server's rule on vectors, got {type(aggregator).__name__}")
-        rows = benign_rows(len(updates), byzantine, self.benign_set)
-        mean = mean_over(updates, rows)
+        if aggregator.needs_reference:
+            raise UsageError(
+                "AGRTailored needs a rule that it can try out without the server's clean data, "
+                f"got {type(aggregator).__name__}"
+            )
+
+    def craft(
+        self,
+        updates: Tensor,
+        rows: Sequence[int],
+        mean: Tensor,
+        ids: Sequence[int],
+        *,
+        byzantine: Sequence[int] = (),
+        aggregator: VectorAggregator | None = None,
+        **context: Any,
+    ) -> Tensor:
+        self.check(aggregator)
+        assert aggregator is not None
         perturbation = perturbation_of(updates, rows, mean, self.perturbation)
         hostile, uploads = list(byzantine), updates.clone()
 
         def error(gamma: float) -> float:
             uploads[hostile] = torch.sub(mean, perturbation, alpha=gamma)
-            combined = deepcopy(aggregator)(uploads, origin=origin, client_ids=client_ids, round=round)
+            combined = deepcopy(aggregator)(uploads, **context)
             return float(torch.linalg.vector_norm(combined.sub_(mean), dtype=torch.float64))
 
         with torch.random.fork_rng(devices=[updates.device] if updates.is_cuda else []):

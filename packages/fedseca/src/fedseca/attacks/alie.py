@@ -2,22 +2,12 @@
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import (
-    BenignSet,
-    benign_rows,
-    check_benign_set,
-    check_jitter,
-    jittered,
-    mean_over,
-    std_over,
-)
+from fedseca.attacks.omniscience import BenignSet, Jittered, std_over
 from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
 
 
 def alie_z(clients: int, hostile: int) -> float:
@@ -44,7 +34,7 @@ def alie_z(clients: int, hostile: int) -> float:
     return NormalDist().inv_cdf(left / honest)
 
 
-class ALIE(Attack):
+class ALIE(Jittered):
     r"""All hostile clients upload :math:`\mathrm{mean} - z\,\mathrm{std}`, coordinate by coordinate.
 
     Mean and (unbiased) standard deviation are over the honestly trained updates of the benign set.
@@ -62,6 +52,7 @@ class ALIE(Attack):
         UsageError: An argument is out of range, fewer than two clients are benign, or :func:`alie_z` does not exist.
 
     Example:
+        >>> import torch
         >>> updates = torch.tensor([[1.0], [3.0], [5.0]])
         >>> ALIE(z=0.5, jitter=0.0)(updates, byzantine=[2], client_ids=[0, 1, 2])
         tensor([[2.]])
@@ -70,30 +61,9 @@ class ALIE(Attack):
     def __init__(
         self, z: float | None = 1.0, jitter: float = 0.05, benign_set: BenignSet = "all", seed: int = 0
     ) -> None:
-        super().__init__()
-        check_benign_set("ALIE", benign_set)
-        check_jitter("ALIE", jitter)
+        super().__init__(jitter, benign_set, seed)
         self.z = z
-        self.jitter = jitter
-        self.benign_set: BenignSet = benign_set
-        self.seed = seed
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        z = self.z or alie_z(len(updates), len(byzantine))
-        rows = benign_rows(len(updates), byzantine, self.benign_set)
-        mean = mean_over(updates, rows)
-        std = std_over(updates, rows, mean)
-        crafted = updates.new_empty(len(byzantine), updates.shape[1])
-        for row, k in zip(crafted, byzantine, strict=True):
-            torch.sub(mean, std, alpha=jittered(z, self.jitter, self.seed, client_ids[k]), out=row)
-        return crafted
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **_: Any) -> Tensor:
+        z = self.z or alie_z(len(updates), len(ids))
+        return self.spread(mean, std_over(updates, rows, mean).neg_(), z, ids)

@@ -1,16 +1,15 @@
 """The crafted attack of Fang et al.: a fixed step past the mean, against the direction of learning."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, check_jitter, jittered, mean_over
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
+from fedseca.attacks.omniscience import BenignSet, Jittered
 
 
-class Fang(Attack):
+class Fang(Jittered):
     r"""All hostile clients upload the mean weights, each moved by :math:`\lambda` against the change of the round.
 
     In weights :math:`W_{byz} = \bar W - \lambda S`, where :math:`S^j = 1` if the mean weight :math:`\bar W^j` has grown
@@ -36,28 +35,9 @@ class Fang(Attack):
     """
 
     def __init__(self, lam: float = 0.1, jitter: float = 0.05, benign_set: BenignSet = "all", seed: int = 0) -> None:
-        super().__init__()
-        check_benign_set("Fang", benign_set)
-        check_jitter("Fang", jitter)
+        super().__init__(jitter, benign_set, seed)
         self.lam = lam
-        self.jitter = jitter
-        self.benign_set: BenignSet = benign_set
-        self.seed = seed
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        mean = mean_over(updates, benign_rows(len(updates), byzantine, self.benign_set))
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **_: Any) -> Tensor:
         back = torch.where(mean < 0, 1.0, -1.0).to(mean)
-        crafted = updates.new_empty(len(byzantine), updates.shape[1])
-        for row, k in zip(crafted, byzantine, strict=True):
-            torch.add(mean, back, alpha=jittered(self.lam, self.jitter, self.seed, client_ids[k]), out=row)
-        return crafted
+        return self.spread(mean, back, self.lam, ids)

@@ -1,16 +1,15 @@
 """IPM, inner product manipulation: turn the mean against the descent direction."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, check_jitter, jittered, mean_over
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
+from fedseca.attacks.omniscience import BenignSet, Jittered
 
 
-class IPM(Attack):
+class IPM(Jittered):
     r"""All hostile clients upload :math:`-\varepsilon\,\mathrm{mean}` of the benign set.
 
     Source: Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation", UAI
@@ -32,27 +31,8 @@ class IPM(Attack):
     """
 
     def __init__(self, eps: float = 1.3, jitter: float = 0.05, benign_set: BenignSet = "all", seed: int = 0) -> None:
-        super().__init__()
-        check_benign_set("IPM", benign_set)
-        check_jitter("IPM", jitter)
+        super().__init__(jitter, benign_set, seed)
         self.eps = eps
-        self.jitter = jitter
-        self.benign_set: BenignSet = benign_set
-        self.seed = seed
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        mean = mean_over(updates, benign_rows(len(updates), byzantine, self.benign_set))
-        crafted = updates.new_empty(len(byzantine), updates.shape[1])
-        for row, k in zip(crafted, byzantine, strict=True):
-            torch.mul(mean, -jittered(self.eps, self.jitter, self.seed, client_ids[k]), out=row)
-        return crafted
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **_: Any) -> Tensor:
+        return self.spread(torch.zeros_like(mean), mean.neg(), self.eps, ids)

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, mean_over
+from fedseca.attacks.omniscience import BenignSet, Omniscient
 from fedseca.attacks.perturbation import Perturbation, check_perturbation, perturbation_of
 from fedseca.blocks import BLOCK, slices, squared_distances
 from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
 
 
 def halving_search(accepts: Callable[[float], bool], start: float, tol: float) -> float:
@@ -85,7 +83,7 @@ class Ray:
         return self.near - 2 * gamma * self.along + gamma**2 * self.speed
 
 
-class MinMax(Attack):
+class MinMax(Omniscient):
     r"""All hostile clients upload :math:`\mathrm{mean} - \gamma p`, no farther from any client than two clients are.
 
     :math:`\gamma` is the largest number with
@@ -117,17 +115,15 @@ class MinMax(Attack):
         tol: float = 1e-5,
         benign_set: BenignSet = "all",
     ) -> None:
-        super().__init__()
+        super().__init__(benign_set)
         name = type(self).__name__
         check_perturbation(name, perturbation)
-        check_benign_set(name, benign_set)
         for option, value in (("start", start), ("tol", tol)):
             if not value > 0:
                 raise UsageError(f"{name}: {option} must be positive, got {value}")
         self.perturbation: Perturbation = perturbation
         self.start = start
         self.tol = tol
-        self.benign_set: BenignSet = benign_set
 
     def bound(self, between: Tensor) -> Tensor:
         """What :meth:`reach` may not exceed, of the ``(K, K)`` squared distances between benign clients."""
@@ -137,24 +133,12 @@ class MinMax(Attack):
         """How far a point is, of its ``(K,)`` squared distances from the benign clients."""
         return distances.max()
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        rows = benign_rows(len(updates), byzantine, self.benign_set)
-        mean = mean_over(updates, rows)
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **_: Any) -> Tensor:
         perturbation = perturbation_of(updates, rows, mean, self.perturbation)
         ray = Ray.through(updates, rows, mean, perturbation)
         bound = self.bound(squared_distances(updates if len(rows) == len(updates) else updates[rows]))
         gamma = halving_search(lambda trial: bool(self.reach(ray.distances(trial)) <= bound), self.start, self.tol)
-        return torch.sub(mean, perturbation, alpha=gamma).repeat(len(byzantine), 1)
+        return torch.sub(mean, perturbation, alpha=gamma).repeat(len(ids), 1)
 
 
 class MinSum(MinMax):

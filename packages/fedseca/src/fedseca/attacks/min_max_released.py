@@ -1,16 +1,15 @@
 """The MinMax attack as it was released with FedSECA: a constant step."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import BenignSet, benign_rows, check_benign_set, mean_over, unit
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
+from fedseca.attacks.omniscience import BenignSet, Omniscient, unit
 
 
-class MinMaxSumReleased(Attack):
+class MinMaxSumReleased(Omniscient):
     r"""All hostile clients upload :math:`\mathrm{mean} - \gamma\, \mathrm{mean}/\|\mathrm{mean}\|`.
 
     Here :math:`\gamma` is a constant, 15. The program that FedSECA was compared with means to search the
@@ -32,21 +31,8 @@ class MinMaxSumReleased(Attack):
     """
 
     def __init__(self, gamma: float = 15.0, benign_set: BenignSet = "all") -> None:
-        super().__init__()
-        check_benign_set("MinMaxSumReleased", benign_set)
+        super().__init__(benign_set)
         self.gamma = gamma
-        self.benign_set: BenignSet = benign_set
 
-    def forward(
-        self,
-        updates: Tensor,
-        *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
-        origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        mean = mean_over(updates, benign_rows(len(updates), byzantine, self.benign_set))
-        return torch.sub(mean, unit(mean), alpha=self.gamma).repeat(len(byzantine), 1)
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **_: Any) -> Tensor:
+        return torch.sub(mean, unit(mean), alpha=self.gamma).repeat(len(ids), 1)

@@ -1,7 +1,8 @@
 """What an attacker who sees every upload makes of them: whom it imitates, their statistics, and its own strength."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -9,28 +10,10 @@ from torch import Tensor
 
 from fedseca.blocks import chunk_width, slices
 from shared.errors import UsageError
+from shared.federated.aggregation import VectorAggregator
+from shared.federated.attack import Attack
 
 BenignSet = Literal["all", "honest"]
-
-
-def check_benign_set(attack: str, benign_set: str) -> None:
-    """Refuse what is not a :data:`BenignSet`.
-
-    Raises:
-        UsageError: It is none of the two.
-    """
-    if benign_set not in get_args(BenignSet):
-        raise UsageError(f"{attack}: benign_set must be one of {', '.join(get_args(BenignSet))}, got {benign_set!r}")
-
-
-def check_jitter(attack: str, jitter: float) -> None:
-    """Refuse a negative jitter.
-
-    Raises:
-        UsageError: It is negative.
-    """
-    if jitter < 0:
-        raise UsageError(f"{attack}: jitter must not be negative, got {jitter}")
 
 
 def known_origin(attack: str, origin: Tensor | None) -> Tensor:
@@ -144,3 +127,79 @@ def jittered(strength: float, jitter: float, seed: int, client_id: int) -> float
         False
     """
     return strength + np.random.default_rng(np.random.SeedSequence([seed, client_id])).uniform(-jitter, jitter)
+
+
+class Omniscient(Attack, ABC):
+    """An attack made of the mean of the benign set, and of what else its subclass asks for.
+
+    Args:
+        benign_set: ``all`` clients, the hostile ones trained honestly included, or only the ``honest``.
+
+    Raises:
+        UsageError: ``benign_set`` is neither of the two; from the call, if nobody is benign.
+    """
+
+    def __init__(self, benign_set: BenignSet) -> None:
+        super().__init__()
+        if benign_set not in get_args(BenignSet):
+            choices = ", ".join(get_args(BenignSet))
+            raise UsageError(f"{type(self).__name__}: benign_set must be one of {choices}, got {benign_set!r}")
+        self.benign_set: BenignSet = benign_set
+
+    def forward(
+        self,
+        updates: Tensor,
+        *,
+        byzantine: Sequence[int],
+        client_ids: Sequence[int],
+        origin: Tensor | None = None,
+        round: int = 0,
+        aggregator: VectorAggregator | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        rows = benign_rows(len(updates), byzantine, self.benign_set)
+        ids = [client_ids[k] for k in byzantine]
+        context = {"byzantine": byzantine, "client_ids": client_ids, "origin": origin, "round": round}
+        return self.craft(updates, rows, mean_over(updates, rows), ids, aggregator=aggregator, **context)
+
+    @abstractmethod
+    def craft(self, updates: Tensor, rows: Sequence[int], mean: Tensor, ids: Sequence[int], **context: Any) -> Tensor:
+        """Craft the hostile uploads.
+
+        Args:
+            updates: ``(K, d)``; read only.
+            rows: Those of the benign set.
+            mean: ``(d,)`` over them.
+            ids: The ``B`` hostile clients.
+            context: All else that :meth:`shared.federated.attack.Attack.forward` is told.
+
+        Returns:
+            ``(B, d)``.
+        """
+
+
+class Jittered(Omniscient):
+    """Hostile clients that each attack with a strength of their own, so that their uploads are not equal.
+
+    Args:
+        jitter: Each adds its own constant from U(-jitter, jitter), see :func:`jittered`.
+        benign_set: As in :class:`Omniscient`.
+        seed: Of the jitter.
+
+    Raises:
+        UsageError: ``jitter`` is negative, or as in :class:`Omniscient`.
+    """
+
+    def __init__(self, jitter: float, benign_set: BenignSet, seed: int) -> None:
+        super().__init__(benign_set)
+        if jitter < 0:
+            raise UsageError(f"{type(self).__name__}: jitter must not be negative, got {jitter}")
+        self.jitter = jitter
+        self.seed = seed
+
+    def spread(self, base: Tensor, direction: Tensor, strength: float, ids: Sequence[int]) -> Tensor:
+        """``(B, d)``, ``base`` plus each client's own strength times ``direction``, both ``(d,)``."""
+        crafted = base.new_empty(len(ids), len(base))
+        for row, client in zip(crafted, ids, strict=True):
+            torch.add(base, direction, alpha=jittered(strength, self.jitter, self.seed, client), out=row)
+        return crafted

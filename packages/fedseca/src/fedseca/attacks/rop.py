@@ -2,24 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedseca.attacks.omniscience import (
-    BenignSet,
-    benign_rows,
-    check_benign_set,
-    check_jitter,
-    jittered,
-    known_origin,
-    mean_over,
-    unit,
-)
+from fedseca.attacks.omniscience import BenignSet, Jittered, known_origin, unit
 from fedseca.blocks import inner_products
 from shared.errors import UsageError
-from shared.federated.aggregation import VectorAggregator
-from shared.federated.attack import Attack
 
 
 def turned(drift: Tensor, angle: float) -> Tensor:
@@ -47,7 +37,7 @@ def turned(drift: Tensor, angle: float) -> Tensor:
     return unit(unit(side).mul_(math.sin(radians)).add_(unit(drift), alpha=math.cos(radians)))
 
 
-class ROP(Attack):
+class ROP(Jittered):
     r"""All hostile clients upload :math:`\rho\, m + (1-\rho)\,\mathrm{mean} + z\, p`.
 
     m is what the server subtracted in the last round the attacker saw (in its first round, the mean), and p the unit
@@ -93,9 +83,7 @@ class ROP(Attack):
         benign_set: BenignSet = "all",
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_benign_set("ROP", benign_set)
-        check_jitter("ROP", jitter)
+        super().__init__(jitter, benign_set, seed)
         for option, value in (("rho", rho), ("lam", lam)):
             if not 0 <= value <= 1:
                 raise UsageError(f"ROP: {option} must lie in [0, 1], got {value}")
@@ -103,9 +91,6 @@ class ROP(Attack):
         self.rho = rho
         self.lam = lam
         self.z = z
-        self.jitter = jitter
-        self.benign_set: BenignSet = benign_set
-        self.seed = seed
         self.register_buffer("previous", None)
         self.register_buffer("started", torch.tensor(False))
 
@@ -113,27 +98,22 @@ class ROP(Attack):
         """Allocate the memory of one global vector."""
         self.previous = torch.zeros(d, device=device)
 
-    def forward(
+    def craft(
         self,
         updates: Tensor,
+        rows: Sequence[int],
+        mean: Tensor,
+        ids: Sequence[int],
         *,
-        byzantine: Sequence[int],
-        client_ids: Sequence[int],
         origin: Tensor | None = None,
-        round: int = 0,
-        aggregator: VectorAggregator | None = None,
-        generator: torch.Generator | None = None,
+        **_: Any,
     ) -> Tensor:
         origin = known_origin("ROP", origin)
         if self.previous is not None and self.previous.shape != origin.shape:
             raise UsageError(f"ROP: origin must have {len(self.previous)} coordinates as before, got {len(origin)}")
-        mean = mean_over(updates, benign_rows(len(updates), byzantine, self.benign_set))
         last = self.previous.to(origin) - origin if self.previous is not None and bool(self.started) else mean
         push = turned(torch.lerp(mean, last, self.lam), self.angle)
         base = torch.lerp(mean, last, self.rho)
-        crafted = updates.new_empty(len(byzantine), updates.shape[1])
-        for row, k in zip(crafted, byzantine, strict=True):
-            torch.add(base, push, alpha=jittered(self.z, self.jitter, self.seed, client_ids[k]), out=row)
         self.previous = origin.clone()
         self.started.fill_(True)
-        return crafted
+        return self.spread(base, push, self.z, ids)
