@@ -98,18 +98,18 @@ class LoraRule(StateRule):
                 f"{type(self).__name__}: {what} must be finite, not negative and not all zero, got {weights.tolist()}"
             )
 
-    def check(self, clients: int) -> None:
-        """Refuse a federation of ``clients`` for which ``client_weights`` is not the right list.
+    def check(self, uploads: int, clients: int | None = None) -> None:
+        """Refuse a federation for which ``client_weights`` is not the right list.
 
         Raises:
-            UsageError: Fewer than ``min_clients``, or another number of clients than weights.
+            UsageError: Fewer uploads than ``min_clients``, or another number of clients than weights.
         """
-        name = type(self).__name__
-        if clients < self.min_clients:
-            raise UsageError(f"{name} needs at least {self.min_clients} clients, got {clients}")
+        super().check(uploads)
+        clients = uploads if clients is None else clients
         if self.client_weights is not None and len(self.client_weights) != clients:
             raise UsageError(
-                f"{name}: client_weights must have one weight per client, got {len(self.client_weights)} for {clients}"
+                f"{type(self).__name__}: client_weights must have one weight per client, "
+                f"got {len(self.client_weights)} for {clients}"
             )
 
     def weights_of_round(self, client_ids: Sequence[int], weights: Tensor) -> Tensor:

@@ -51,10 +51,10 @@ class RobustLora(LoraRule):
         """Allocate the rule's state for the length of its rows."""
         self.rule.setup(self._row(template, lora_pairs(template)).numel())
 
-    def check(self, clients: int) -> None:
-        """Ask the rule about the number of clients too."""
-        super().check(clients)
-        self.rule.check(clients)
+    def check(self, uploads: int, clients: int | None = None) -> None:
+        """Ask the rule about the number of uploads too."""
+        super().check(uploads, clients)
+        self.rule.check(uploads)
 
     def _others(self, state: Mapping[str, Tensor], pairs: Sequence[LoraPair]) -> list[str]:
         factors = {name for pair in pairs for name in (pair.a, pair.b)}
