@@ -55,7 +55,8 @@ class PooledVolumes(LightningDataModule):
         in_memory: Keep decoded arrays in memory instead.
         cache_dtype: How image values are kept; ``float16`` halves the space.
         num_workers: Loader processes.
-        seed: Of the held-out cases, and of order and augmentation of the pooled windows.
+        seed: Of the held-out cases; of order and augmentation of the pooled windows where the module that is trained
+            has no seed.
 
     Raises:
         UsageError: An option is out of range.
@@ -199,9 +200,14 @@ class PooledVolumes(LightningDataModule):
         return self._train_loader(dataset, ShuffledDraws(len(dataset), generator), generator)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the pooled windows; order and augmentation follow from the seed and the epoch."""
+        """Shuffled batches of the pooled windows; order and augmentation follow from the seed and the epoch.
+
+        The seed is that of the module that is trained, if it has one, so that pooled data of one site come in the
+        batches that its client sees in rounds of one pass.
+        """
         dataset = self.train_dataset()
-        return self._train_loader(dataset, EpochDraws(dataset, self.seed), torch.Generator().manual_seed(self.seed))
+        seed = getattr(self.trainer.lightning_module if self.trainer is not None else None, "seed", self.seed)
+        return self._train_loader(dataset, EpochDraws(dataset, seed), torch.Generator().manual_seed(seed))
 
     def val_dataloader(self) -> DataLoader[Volume]:
         """The validation volumes in order, or the test volumes if :attr:`val_is_test`."""
