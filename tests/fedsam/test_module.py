@@ -22,6 +22,7 @@ from fedsam.variants import VARIANTS
 from fedseca.aggregators import CoordinateMedian
 from shared.errors import RunError, UsageError
 from shared.federated.client import ClientTraining
+from shared.federated.ledger import PayloadMeter
 from shared.federated.seeds import derived_generator
 from shared.runs import read_metrics
 from shared.schedules import WarmupPolyLR
@@ -78,12 +79,23 @@ def test_every_variant_trains_and_sends_four_bytes_a_number(
     assert same(before, tensors(module))
     numbers = module.network.trainable_numbers()
     assert numbers == sum(tensor.numel() for tensor in module.communicated().values())
-    assert module.describe()["payload_bytes"] == pytest.approx(4 * numbers, rel=0.01)
+    message = module.meter.measure(module.communicated())
+    assert sum(message.values()) == module.describe()["payload_bytes"]
+    assert sum(message.values()) - message["header"] == 4 * numbers
     assert module.ledger.totals == {way: 2 * module.describe()["payload_bytes"] for way in ("down", "up")}
     series = read_metrics(tmp_path / "run" / "metrics.csv")
     assert 0 < series["train/loss"][0][1] < 10
     assert 0 <= series["test/dice"][0][1] <= 1
     assert series["round/bytes_up"][0][1] == module.ledger.totals["up"]
+
+
+def test_a_message_of_the_paper_is_four_bytes_a_number() -> None:
+    with torch.device("meta"):
+        model = Sam("vit_b", 224, 2, "flap")
+    numbers = {name: torch.zeros(model.get_parameter(name).shape) for name in model.trainable_names()}
+    assert 4 * model.trainable_numbers() == 7_385_536
+    message = PayloadMeter({"parameters": frozenset(numbers)}).measure(numbers)
+    assert sum(message.values()) == pytest.approx(7_385_536, rel=0.01)
 
 
 def test_the_order_in_which_clients_train_changes_nothing(
@@ -376,7 +388,9 @@ def test_clients_that_fail_are_named_and_left_out(
     with pytest.raises(
         RunError, match=r"round 1 has 0 good uploads of 4, needs 1 \(client 0: .*client 3: ValueError: no"
     ):
-        make_trainer(2).fit(module, datamodule=data, ckpt_path=tmp_path / "run" / "checkpoints" / "epoch=0.ckpt")
+        make_trainer(2, folder="run").fit(
+            module, datamodule=data, ckpt_path=tmp_path / "run" / "checkpoints" / "epoch=0.ckpt"
+        )
     strict = make_segmenter(SVDExact(), min_clients=2)
     with pytest.raises(RunError, match=r"round 0 has 1 good uploads of 4, needs 2 \(client 0: OSError"):
         make_trainer(1).fit(strict, datamodule=data)
