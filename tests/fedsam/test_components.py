@@ -38,9 +38,7 @@ def test_users_combine_components() -> None:
 
 
 def test_what_does_not_exist_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"model.train must name components .* got 'encoder.atn'; did you mean enc"
-    ):
+    with pytest.raises(UsageError, match=r"model.train must name components .* got 'encoder.atn'; did you mean enc"):
         variant_named("flap", train=["encoder.atn"])
     with pytest.raises(UsageError, match=r"model.variant must be one of full, .* got 'flapp'; did you mean flap\?"):
         variant_named("flapp")

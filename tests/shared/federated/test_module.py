@@ -349,6 +349,62 @@ def test_a_state_rule_equals_the_vector_rule(make_data: Make, make_module: Make,
         torch.testing.assert_close(by_state.local.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+class Witness(StateRule):
+    """Keeps what it is given and moves nothing."""
+
+    def forward(self, uploads: Any, *, origin: Any, weights: Tensor, **_: Any) -> dict[str, Tensor]:
+        self.uploads = [{name: tensor.clone() for name, tensor in upload.items()} for upload in uploads]
+        self.weights = weights
+        return dict(origin)
+
+
+def test_a_state_rule_sees_the_clients_own_tensors(make_data: Make, make_module: Make, make_trainer: Make) -> None:
+    module = make_module(Witness(), attack=Zero(), byzantine=[2])
+    train, sent = module.train_client, {}
+
+    def watched(round: int, client: int, *rest: Any) -> Any:
+        upload, result = train(round, client, *rest)
+        sent[client] = {name: tensor.clone() for name, tensor in upload.items()}
+        return upload, result
+
+    module.train_client = watched
+    start = {name: tensor.clone() for name, tensor in module.local.state_dict().items()}
+    make_trainer(1).fit(module, datamodule=make_data())
+    for client in (0, 1, 3):
+        for name, tensor in module.aggregator.uploads[client].items():
+            assert torch.equal(tensor, sent[client][name]), name
+    # A hostile client's difference of zero is the model that it was given.
+    assert all(torch.equal(tensor, start[name]) for name, tensor in module.aggregator.uploads[2].items())
+    assert any(not torch.equal(sent[2][name], start[name]) for name in module.aggregator.uploads[2])
+
+
+def test_a_state_rule_is_asked_about_the_federation(make_data: Make, make_module: Make, make_trainer: Make) -> None:
+    rule = Witness()
+    rule.min_clients = 3
+    with pytest.raises(UsageError, match="Witness needs at least 3 clients, got 2"):
+        make_trainer(1).fit(make_module(rule, participation=0.5), datamodule=make_data())
+    asked: list[Any] = []
+    rule.check = lambda *counts: asked.append(counts)  # type: ignore[method-assign]
+    make_trainer(1).fit(make_module(rule, participation=0.75), datamodule=make_data())
+    assert asked == [(3, 4)]
+
+
+def test_published_weights(make_data: Make, make_module: Make, make_trainer: Make) -> None:
+    rule, data = Witness(), make_data()
+    with pytest.raises(UsageError, match=r"model\.weighting can be published only where .*, noise have none"):
+        make_trainer(1).fit(make_module(rule, weighting="published"), datamodule=data)
+    data.published_weights = [0.0, 0.2, 0.3, 0.5]
+    with pytest.raises(UsageError, match="published weights must be positive"):
+        make_trainer(1).fit(make_module(rule, weighting="published"), datamodule=data)
+    data.published_weights = [0.4, 0.1, 0.2, 0.3]
+    module = make_module(rule, weighting="published", participation=0.5)
+    make_trainer(1).fit(module, datamodule=data)
+    ids = participants_of_round([0, 1, 2, 3], 0.5, seed=11, round=0)
+    of_round = torch.tensor([data.published_weights[k] for k in ids], dtype=torch.float64)
+    torch.testing.assert_close(rule.weights, of_round / of_round.sum())
+    assert module.describe()["client_weights"] == dict(enumerate(data.published_weights))
+
+
 class Negative(VectorAggregator):
     def combine(self, updates: Tensor, **_: Any) -> Tensor:
         return updates.abs().sum(0) * 10

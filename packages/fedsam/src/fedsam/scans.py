@@ -15,7 +15,9 @@ from shared.errors import UsageError
 SITE = "scans"
 
 
-def scans_at(places: Sequence[str | Path], normalisation: Normalisation | None = None, slice_axis: int = 2) -> list[Case]:
+def scans_at(
+    places: Sequence[str | Path], normalisation: Normalisation | None = None, slice_axis: int = 2
+) -> list[Case]:
     """The scans at some places.
 
     Args:

@@ -69,9 +69,7 @@ def variant_named(
     """
     if name not in VARIANTS:
         close = nearest(name, list(VARIANTS))
-        raise UsageError(
-            f"model.variant must be one of {', '.join(VARIANTS)}, got {name!r}" + (close and f"; {close}")
-        )
+        raise UsageError(f"model.variant must be one of {', '.join(VARIANTS)}, got {name!r}" + (close and f"; {close}"))
     preset = VARIANTS[name]
     return replace(
         preset,

@@ -119,6 +119,19 @@ class StateRule(nn.Module):
     def setup(self, template: Mapping[str, Tensor]) -> None:
         """Allocate state for tensors shaped like ``template``; called before the first round and before loading."""
 
+    def check(self, uploads: int, clients: int | None = None) -> None:
+        """Refuse a federation with which the rule has no meaning; rules with more to say extend it.
+
+        Args:
+            uploads: How many clients take part in a round.
+            clients: How many there are in all; by default all take part.
+
+        Raises:
+            UsageError: Fewer uploads than ``min_clients``.
+        """
+        if uploads < self.min_clients:
+            raise UsageError(f"{type(self).__name__} needs at least {self.min_clients} clients, got {uploads}")
+
     def forward(
         self,
         uploads: Sequence[Mapping[str, Tensor]],

@@ -1,6 +1,6 @@
 """The clients' part of a round: who trains whom, each client's own work, and what is remembered of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import RunError, UsageError
+from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
 from shared.federated.batched import Stream, clients_at_once, obstacle, pays, train_together, trial_fault
 from shared.federated.client import ClientTraining, LocalResult, train_locally
@@ -32,6 +33,7 @@ class ClientWork(EvaluatedModule):
     """Trains the clients of a round, each from the global model on its own data: in turn, or together where it pays.
 
     Attributes:
+        aggregator: The server's rule.
         attack: What hostile clients do.
         byzantine: Ids of the hostile clients.
         client: The local training recipe.
@@ -40,6 +42,7 @@ class ClientWork(EvaluatedModule):
         seed: Seed of everything random in the rounds.
     """
 
+    aggregator: VectorAggregator | StateRule
     attack: Attack
     byzantine: tuple[int, ...]
     client: ClientTraining
@@ -74,7 +77,10 @@ class ClientWork(EvaluatedModule):
     def _train_clients(
         self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
     ) -> dict[int, dict[str, Any]]:
-        """Fill ``rows`` with origin minus each client's result; reports by position in ``participants``."""
+        """Fill ``rows`` with each client's upload; reports by position in ``participants``.
+
+        A rule on vectors sees origin minus the client's result, one on named tensors the result, bit for bit.
+        """
         many, rank = self.trainer.world_size, self.trainer.global_rank
         places = {p: client for p, client in enumerate(participants) if owner_of(p, many) == rank}
         reports: dict[int, dict[str, Any]] = {}
@@ -89,7 +95,10 @@ class ClientWork(EvaluatedModule):
             report |= {"samples": result.samples, "loss": result.loss}
             fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
             if fault is None:
-                self.layout.difference(origin, upload, out=rows[position])
+                if isinstance(self.aggregator, StateRule):
+                    self.layout.flatten(upload, out=rows[position])
+                else:
+                    self.layout.difference(origin, upload, out=rows[position])
                 fault = None if is_finite(rows[position]) else "NaN or infinite values"
             if fault is None:
                 memory = self._scratch.get("memory")
@@ -260,7 +269,11 @@ class ClientWork(EvaluatedModule):
             )
         memory = {PERSONAL + name: own[name] for name in self.kept()}
         if self.client.keep_optimizer:
-            memory |= optimizer_tensors(optimizer)
+            rebased = self.rebased()
+            trained = (name for name, parameter in worker.named_parameters() if parameter.requires_grad)
+            unfit = {str(index) for index, name in enumerate(trained) if name in rebased}
+            moments = optimizer_tensors(optimizer)
+            memory |= {key: tensor for key, tensor in moments.items() if key.split(".")[0] not in unfit}
         if scheduler is not None:
             memory[STEPS] = torch.tensor(steps_before + result.steps)
         self._scratch["memory"] = memory
@@ -275,6 +288,14 @@ class ClientWork(EvaluatedModule):
         server's copy keeps its first values.
         """
         return {}
+
+    def drawn(self, client: int) -> dict[str, Tensor]:
+        """Those of the :meth:`personal` tensors that ``client`` draws for itself before its first round; none."""
+        return {}
+
+    def rebased(self) -> Collection[str]:
+        """Trained tensors to which the server gives a new basis, so that kept moments do not fit them; none."""
+        return ()
 
     def owners(self) -> list[int]:
         """All clients where each trains alone."""
@@ -302,10 +323,10 @@ class ClientWork(EvaluatedModule):
         return folder / "clients"
 
     def _recall(self, client: int) -> dict[str, Tensor]:
-        """What a client stored after its last good round."""
+        """What a client stored after its last good round; before that, what it draws."""
         keeps = self.client.keep_optimizer or self.client.scheduler is not None or bool(self.kept())
         if not keeps or client not in self.client_rounds:
-            return {}
+            return {PERSONAL + name: tensor for name, tensor in self.drawn(client).items()}
         states: ClientStates = self._scratch["states"]
         return states.load(client, self.client_rounds[client])
 

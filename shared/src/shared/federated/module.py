@@ -1,11 +1,13 @@
 """Federated training as a LightningModule: one round is one epoch of one step."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from shared.checkpoints import FORMAT, require_same_tensors
@@ -25,6 +27,23 @@ from shared.runs import run_folder_of
 from shared.task import Task
 
 
+def published_weights(data: LightningDataModule) -> dict[int, float]:
+    """What each client counts according to the publication that the data come from.
+
+    Raises:
+        UsageError: It gives no weights, or some that are not positive.
+    """
+    weights = getattr(data, "published_weights", None)
+    if weights is None:
+        raise UsageError(
+            f"model.weighting can be published only where the data have published weights, "
+            f"{getattr(data, 'data_name', type(data).__name__)} have none"
+        )
+    if not all(math.isfinite(w) and w > 0 for w in weights):
+        raise UsageError(f"the data's published weights must be positive, got {list(weights)}")
+    return dict(zip(data.client_ids, weights, strict=True))  # type: ignore[attr-defined]
+
+
 class FederatedModule(ClientWork):
     """Clients train copies of ``local`` on their own data; a server rule combines what they upload.
 
@@ -42,8 +61,8 @@ class FederatedModule(ClientWork):
         regime: ``federated``; ``centralised``: the same model trained on the pooled data in the ordinary way;
             ``local``: every client trains a model of its own on its own data for as many rounds, nothing travels and
             nobody attacks. Scores are then those of each client's own model, and their mean over clients.
-        weighting: ``equal``, or ``samples``: clients count by their number of training samples, for rules that
-            look at weights.
+        weighting: What clients count by, for rules that look at weights: ``equal``; ``samples``, their number of
+            training samples; or ``published``, the data's ``published_weights``.
         participation: Share of the clients that take part in a round, drawn anew each round; at least one.
         min_clients: Fewest good uploads with which a round still counts.
         include_buffers: Whether floating point buffers (BatchNorm's running statistics) are part of the vector that
@@ -62,7 +81,7 @@ class FederatedModule(ClientWork):
         byzantine: Sequence[int] = (),
         client: ClientTraining | None = None,
         regime: Literal["federated", "local", "centralised"] = "federated",
-        weighting: Literal["equal", "samples"] = "equal",
+        weighting: Literal["equal", "samples", "published"] = "equal",
         participation: float = 1.0,
         min_clients: int = 1,
         include_buffers: bool = True,
@@ -120,6 +139,8 @@ class FederatedModule(ClientWork):
             return
         self._refuse_selection_on_test()
         if self.regime == "centralised":
+            if self.trainer.accumulate_grad_batches == 1:
+                self.trainer.accumulate_grad_batches = self.client.accumulate
             return
         if str(self.trainer.precision) == "16-mixed":
             raise UsageError(
@@ -130,6 +151,8 @@ class FederatedModule(ClientWork):
             return
         self.check_clients(self.client_ids)
         require_clean_data(self.aggregator, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if self.weighting == "published":
+            self._scratch["published"] = published_weights(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def check_clients(self, client_ids: Sequence[int]) -> None:
         """Refuse a federation with which the attack or the rule has no meaning.
@@ -147,8 +170,11 @@ class FederatedModule(ClientWork):
                 f"model.byzantine must leave more honest than hostile clients, "
                 f"got {len(self.byzantine)} hostile of {clients}"
             )
+        uploads = self.participants(clients)
         if isinstance(self.aggregator, VectorAggregator):
-            self.aggregator.check(self.participants(clients))
+            self.aggregator.check(uploads)
+        else:
+            self.aggregator.check(uploads, clients)
         if self.byzantine:
             self.attack.check(self.aggregator)
 
@@ -177,6 +203,13 @@ class FederatedModule(ClientWork):
                 "lr_scheduler": {"scheduler": self.client.scheduler(optimizer), "interval": "step"},
             }
         return torch.optim.SGD([self.clock], lr=0.0)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the pooled data's gradients as a client would, unless the trainer has a limit of its own."""
+        limit = self.client.max_grad_norm if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """Find the run folder and drop rows of rounds that will be run again."""
@@ -283,8 +316,7 @@ class FederatedModule(ClientWork):
                 updates, ids, good = updates[kept], [ids[i] for i in kept], [good[i] for i in kept]
                 self._require(len(good), participants, failures)
 
-        samples = torch.tensor([reports[i]["samples"] for i in good], dtype=torch.float64)
-        weights = samples / samples.sum() if self.weighting == "samples" else torch.full_like(samples, 1 / len(ids))
+        weights = self._weights(ids, [reports[i]["samples"] for i in good])
         reference = self._reference(round, state, origin) if needs_reference(self.aggregator) else None
         self._scratch["negative_variances"] = combine(
             self.aggregator,
@@ -299,6 +331,14 @@ class FederatedModule(ClientWork):
             reference=reference,
         )
         self._scratch["combined"] = ids
+
+    def _weights(self, ids: list[int], samples: list[int]) -> Tensor:
+        """``(K,)`` what the clients of a round count, summing to one."""
+        if self.weighting == "equal":
+            return torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+        counts = samples if self.weighting == "samples" else [self._scratch["published"][k] for k in ids]
+        weights = torch.tensor(counts, dtype=torch.float64)
+        return weights / weights.sum()
 
     def _working_memory(self, participants: int, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The global vector and room for a ``(K, d)`` matrix of updates; the memory is kept from round to round."""
@@ -346,6 +386,7 @@ class FederatedModule(ClientWork):
             "attack": type(self.attack).__name__,
             "byzantine": list(self.byzantine),
             "weighting": self.weighting,
+            **({"client_weights": self._scratch["published"]} if "published" in self._scratch else {}),
             "participation": self.participation,
             "batched_clients": self._batched,
             "coordinates": self.layout.size,

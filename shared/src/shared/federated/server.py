@@ -23,13 +23,14 @@ def replace_hostile(
     aggregator: VectorAggregator | StateRule,
     generator: torch.Generator,
 ) -> list[int]:
-    """Let ``attack`` replace the rows ``hostile`` of ``updates`` in place.
+    """Let ``attack`` replace the rows ``hostile`` of ``updates`` in place; rows are as for :func:`combine`.
 
     Returns:
         Those of ``hostile`` that are not finite afterwards and must be left out.
     """
-    updates[list(hostile)] = attack(
-        updates,
+    on_vectors = isinstance(aggregator, VectorAggregator)
+    crafted = attack(
+        updates if on_vectors else origin - updates,
         byzantine=hostile,
         client_ids=ids,
         origin=origin,
@@ -37,6 +38,7 @@ def replace_hostile(
         aggregator=aggregator if isinstance(aggregator, VectorAggregator) else None,
         generator=generator,
     )
+    updates[list(hostile)] = crafted if on_vectors else origin - crafted
     return [row for row in hostile if not is_finite(updates[row])]
 
 
@@ -58,7 +60,8 @@ def combine(
     Args:
         aggregator: The rule.
         layout: How ``state`` stands in a vector; the rule sees its head, the rest is averaged plainly.
-        updates: ``(K, layout.size)`` origin minus each client's result, sorted by client id.
+        updates: ``(K, layout.size)`` sorted by client id: origin minus each client's result for a rule on vectors, the
+            results as they came for one on named tensors.
         state: The global tensors, changed in place.
         origin: ``(layout.size,)`` the global vector before the round.
         weights: ``(K,)`` summing to one.
@@ -84,7 +87,7 @@ def combine(
             update = torch.cat([update, weights.to(updates) @ updates[:, head:]])
         layout.write(origin - update, state)
     else:
-        uploads = [layout.views(origin - row) for row in updates]
+        uploads = [layout.views(row) for row in updates]
         combined = aggregator(uploads, origin=layout.views(origin), weights=weights, client_ids=ids, round=round)
         for name, tensor in combined.items():
             state[name].copy_(tensor)
