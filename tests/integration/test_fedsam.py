@@ -196,12 +196,10 @@ def test_scans_are_segmented_without_the_training_data(empty_folder: Path, capsy
 PHANTOM = ["--scale", "0.01", "--slices", "6", "--size", "32"]
 
 
-def test_real_hippocampi_are_segmented(
-    empty_folder: Path, data_pack: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_hippocampi_are_segmented(empty_folder: Path, data_pack: Callable[[str], Path]) -> None:
     images = data_pack("hippocampus") / "Task04_Hippocampus" / "imagesTr"
     fit()
-    scans = [str(images / f"hippocampus_{number}.nii.gz") for number in ("001", "003")]
+    scans = sorted(map(str, images.glob("*.nii.gz")))[:2]
     main(["predict", "--scans", *scans, "--out", "masks", "--device", "cpu"])
     for scan in scans:
         image, mask = nibabel.load(scan), nibabel.load(empty_folder / "masks" / Path(scan).name)

@@ -92,7 +92,7 @@ def described(words: list[str]) -> str:
     classes, clients = (data.num_classes, len(data.client_ids)) if absent is None else _known(options, absent)
     # `local` and `centralised` send nothing: what the same model would send is told.
     part = options.part("model") | {"init": "random", "regime": "federated"}
-    sizes = {"image_size": data.image_size, "num_classes": classes}
+    sizes: dict[str, Any] = {"image_size": data.image_size, "num_classes": classes}
     names = ["background", *(str(number + 1) for number in range(classes))]
     # On the meta device tensors have shapes and no numbers: a model of any size takes no memory and no time.
     with torch.device("meta"), warnings.catch_warnings():
@@ -214,7 +214,7 @@ def _traffic(model: "FederatedSegmenter", clients: int, rounds: int) -> str:
     )
 
 
-def _variants(part: dict[str, Any], sizes: dict[str, int]) -> dict[str, "Sam"]:
+def _variants(part: dict[str, Any], sizes: dict[str, Any]) -> dict[str, "Sam"]:
     """Every preset on the same SAM, with the user's rank where one is given."""
     from fedsam.sam import Sam
     from fedsam.variants import VARIANTS
