@@ -257,10 +257,8 @@ def test_prepared_files_are_the_cases(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in root.glob("*/*")} == stamps
     with pytest.raises(UsageError, match=r"prepare --out must be empty or hold the same data set, .* is of another"):
         write_decathlon(MiniIxi().load(), root)
-    with pytest.raises(UsageError, match=r"prepare --root must be left out for data that the package brings"):
-        PRESETS["mini-ixi"](tmp_path, tmp_path / "x")
-    with pytest.raises(UsageError, match=r"prepare --root must name the folder of .* got none"):
-        PRESETS["reference-tree"](None, tmp_path / "x")
+    with pytest.raises(UsageError, match=r"--out must be a new or empty folder, got .*out"):
+        PRESETS["mini-ixi"](str(root))
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -283,7 +281,7 @@ def test_the_references_tree_is_converted(tmp_path: Path, protocol: int) -> None
     read = sets.train[0].read()
     np.testing.assert_array_equal(read.image, volume.astype(np.float32))
     np.testing.assert_array_equal(read.label, labels)
-    PRESETS["reference-tree"](tmp_path, tmp_path / "out")
+    PRESETS["reference-tree"](str(tmp_path), str(tmp_path / "out"))
     written = Decathlon(tmp_path / "out", tmp_path / "out/sites.csv", percentiles=(0, 100)).load()
     assert [c.case for c in written.test] == ["site-A_test0"]
     assert written.class_names == ("background", "class 1", "class 2")

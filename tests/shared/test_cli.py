@@ -61,9 +61,24 @@ def test_configs_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     words = with_config_paths("fedseca", ["fit", "--config", str(mine), "-c", "resnet18", "--config=averaging", "--x"])
     assert words[2] == str(mine)
     assert words[4].endswith("fedseca/configs/resnet18.yaml")
-    assert words[5].endswith("fedseca/configs/averaging.yaml")
+    assert words[5] == "--config"
+    assert words[6].endswith("fedseca/configs/averaging.yaml")
+    assert words[7:] == ["--x"]
     with pytest.raises(UsageError, match="did you mean averaging"):
         find_config("fedseca", "average")
+
+
+def test_a_config_brings_those_that_it_builds_upon(tmp_path: Path) -> None:
+    mine, lower = tmp_path / "mine.yaml", tmp_path / "lower.yaml"
+    lower.write_text("# Lower.\n# base: resnet18\n\nmodel: {}\n")
+    mine.write_text(f"# Mine.\n# base: {lower}\n")
+    words = with_config_paths("fedseca", ["fit", f"--config={mine}", "--x", "1", "--config"])
+    assert words[:2] == ["fit", "--config"]
+    assert words[2].endswith("fedseca/configs/resnet18.yaml")
+    assert words[3:] == ["--config", str(lower), "--config", str(mine), "--x", "1", "--config"]
+    lower.write_text(f"# base: {mine}\n")
+    with pytest.raises(UsageError, match=r"where .*mine.yaml comes twice"):
+        with_config_paths("fedseca", ["fit", "--config", str(mine)])
 
 
 def test_nearest_names() -> None:

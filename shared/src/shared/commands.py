@@ -190,15 +190,31 @@ def option_value(words: Sequence[str], *flags: str) -> str | None:
     return value
 
 
+def config_chain(package: str, value: str) -> list[Path]:
+    """A config behind those that it builds upon: a line ``# base: NAME`` in its head names another one.
+
+    Raises:
+        UsageError: One of them is neither a file nor shipped, or they name each other in a circle.
+    """
+    chain = [find_config(package, value)]
+    while base := re.search(r"^# base: (\S+)$", chain[0].read_text(encoding="utf-8"), re.MULTILINE):
+        found = find_config(package, base[1])
+        if found in chain:
+            raise UsageError(f"--config must build upon other configs, got {value!r}, where {base[1]} comes twice")
+        chain.insert(0, found)
+    return chain
+
+
 def with_config_paths(package: str, words: Sequence[str]) -> list[str]:
-    """Replace the value of every ``--config`` by the path that :func:`find_config` finds."""
-    result = list(words)
-    for position, word in enumerate(result):
+    """Replace every ``--config`` by the paths that :func:`config_chain` finds."""
+    result: list[str] = []
+    rest = iter(words)
+    for word in rest:
         flag, equals, inline = word.partition("=")
-        if flag not in CONFIG_FLAGS:
+        value = None if flag not in CONFIG_FLAGS else inline if equals else next(rest, None)
+        if value is None:  # another word, or the flag at the very end, which the parser refuses
+            result.append(word)
             continue
-        if equals:
-            result[position] = f"{flag}={find_config(package, inline)}"
-        elif position + 1 < len(result):
-            result[position + 1] = str(find_config(package, result[position + 1]))
+        for path in config_chain(package, value):
+            result += [flag, str(path)]
     return result

@@ -171,14 +171,20 @@ def adapter_tensors(model: Sam, personal: bool = False) -> dict[str, Tensor]:
     return {name: parameters[name].detach() for name in names}
 
 
-def save_adapters(model: Sam, path: Path, personal: bool = False) -> int:
+def save_adapters(model: Sam, path: Path, personal: bool = False, metadata: Mapping[str, str] | None = None) -> int:
     """Write what was trained, and nothing else, as safetensors; what it was trained on top of is not in the file.
+
+    Args:
+        model: The trained model.
+        path: The file.
+        personal: Whether to write what stays with a client too.
+        metadata: What the file says beside :func:`adapter_metadata`.
 
     Returns:
         Bytes of the tensors: for ViT-B, FLAP-SAM and two classes 7,385,536.
     """
     tensors = adapter_tensors(model, personal)
-    save_tensors(path, tensors, adapter_metadata(model))
+    save_tensors(path, tensors, {**adapter_metadata(model), **(metadata or {})})
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 

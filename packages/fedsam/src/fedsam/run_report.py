@@ -1,19 +1,24 @@
 """The pictures and the page of one training run."""
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from fedsam.describe import full_numbers
 from fedsam.module import FederatedSegmenter
 from fedsam.segmentation_output import picture
 from fedsam.volumes import Volume
+from shared.atomic import write_text
 from shared.plots import Curve, curves, save
 from shared.report import Report, duration
-from shared.runs import RunLogger, read_metrics, run_folder_of
+from shared.runs import RunLogger, folder_of_checkpoint, read_metrics, run_folder_of
 
 PICTURED = 4
 PROSE = {
@@ -51,14 +56,38 @@ class RunReport(Callback):
         )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule.describe()  # type: ignore[attr-defined]
-        metrics = pl_module.local.metrics  # type: ignore[union-attr]
-        if not trainer.is_global_zero or not metrics.update_called:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, FederatedSegmenter)
+        # Of each site's own model where every site trained alone, else of the one that all share.
+        own = {data.sites[client]: metrics for client, metrics in pl_module._of_models.items()}
+        tables: dict[str, Any] = own or {"": pl_module.local.metrics}
+        if not trainer.is_global_zero or not all(metrics.update_called for metrics in tables.values()):
             return
-        for row in metrics.volumes():
-            print(f"{row['site']} {row['case']}: {row['class']} dice {row['dice']:.3f}")
+        rows = [{"model": model, **row} for model, metrics in tables.items() for row in metrics.volumes()]
+        for row in rows:
+            model = f"model of {row['model']}, " if row["model"] else ""
+            print(f"{model}{row['site']} {row['case']}: {row['class']} dice {row['dice']:.3f}")
+        sites = data.sites
+        for site in sites:
+            if f"test/dice/site_{site}" in trainer.callback_metrics:
+                print(f"{site}: dice {float(trainer.callback_metrics[f'test/dice/site_{site}']):.3f}")
+        told = data.describe()
         dice = float(trainer.callback_metrics["test/dice"])
-        print(f"test/dice {dice:.3f} on {data['volumes']['test']} test volumes, {data['provenance']} data")
+        print(f"test/dice {dice:.3f} on {told['volumes']['test']} test volumes, {told['provenance']} data")
+        folder = folder_of_checkpoint(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else None
+        if folder is not None:
+            write_volumes(folder / "volumes.csv", rows)
+            print(f"scores of each volume: {folder / 'volumes.csv'}")
+
+
+def write_volumes(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the scores of each volume and mask as CSV; a score that is undefined is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(("" if math.isnan(v) else f"{v:.6f}") if isinstance(v, float) else v for v in row.values())
+    write_text(file, text.getvalue())
 
 
 def pictured(trainer: Trainer, module: FederatedSegmenter) -> list[tuple[Volume, Tensor]]:
@@ -127,7 +156,7 @@ def write_report(
             file = save(picture(volume, predicted.numpy()), folder / f"volume_{number}.png")
             report.figure(file, f"{volume.site}, {volume.case} ({volume.provenance}).")
     report.section("What travels")
-    whole = sum(component.parameters for component in module.network.components())
+    whole = full_numbers(module.network)
     report.table(
         ["component", "numbers", "trained", "bytes per message"],
         [(c.name, c.parameters, c.trainable, 4 * c.trainable) for c in module.network.components()],

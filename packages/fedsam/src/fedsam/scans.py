@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from torch.utils.data import Dataset
 
 from fedsam.intensity import Normalisation, Percentiles
 from fedsam.readers.dicom import DicomCase
 from fedsam.readers.nifti import SUFFIXES, NiftiCase, scans_in, stem
-from fedsam.volumes import Case, Volume
+from fedsam.volumes import Case
 from shared.errors import UsageError
 
 SITE = "scans"
 
 
 def scans_at(
-    places: Sequence[str | Path], normalisation: Normalisation | None = None, slice_axis: int = 2
+    places: Sequence[str | Path],
+    normalisation: Normalisation | None = None,
+    slice_axis: int = 2,
+    channel: int | None = None,
 ) -> list[Case]:
     """The scans at some places.
 
@@ -24,6 +24,7 @@ def scans_at(
         places: Each a NIfTI file, a folder of NIfTI files, or a folder with the files of one DICOM series.
         normalisation: Of the whole volume, as in training; by default between the percentiles 1 and 99.
         slice_axis: Which of a NIfTI file's axes counts slices.
+        channel: Which channel of a four-dimensional scan.
 
     Raises:
         UsageError: A place does not exist or is no scan, or two scans have one name.
@@ -38,7 +39,13 @@ def scans_at(
             raise UsageError(f"--scans must name files that end in {' or '.join(SUFFIXES)}, got {place}")
         cases: list[Case] = [
             NiftiCase(
-                site=SITE, case=stem(file), image=file, label=None, normalisation=normalisation, slice_axis=slice_axis
+                site=SITE,
+                case=stem(file),
+                image=file,
+                label=None,
+                normalisation=normalisation,
+                slice_axis=slice_axis,
+                channel=channel,
             )
             for file in files
         ] or [DicomCase(site=SITE, case=place.name, series=place, label=None, normalisation=normalisation)]
@@ -47,25 +54,3 @@ def scans_at(
                 raise UsageError(f"--scans must name scans of different names, got {case.case} twice")
             found[case.case] = case
     return list(found.values())
-
-
-class Scans(Dataset[Volume]):
-    """Reads scans when they are asked for.
-
-    Args:
-        cases: The scans.
-    """
-
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self.cases = list(cases)
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> Volume:
-        return self.cases[index].read()
-
-
-def normalisation_of(source: Any) -> Normalisation | None:
-    """The normalisation that a source of training data gives all its scans; ``None`` where each has its own."""
-    return getattr(source, "normalisation", None)

@@ -1,20 +1,16 @@
-"""``fedsam fit | validate | test | predict``."""
+"""``fedsam fit | validate | test``."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback
-from lightning.pytorch.cli import LightningArgumentParser
-from torch.utils.data import DataLoader
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedsam.data import VolumeDataModule
 from fedsam.module import FederatedSegmenter
 from fedsam.run_report import RunReport
-from fedsam.scans import Scans, normalisation_of, scans_at
-from fedsam.segmentation_output import write_segmentation
+from fedsam.scan_reading import reading_of
 from shared.cli import Cli
 from shared.federated.progress import RoundBar
+from shared.runs import run_folder_of
 
 
 class FedsamCli(Cli):
@@ -28,61 +24,31 @@ class FedsamCli(Cli):
             ("seed_everything", "model.seed"),
         ]
 
-    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
-        if verb == "predict":
-            parser.add_argument(
-                "--scans",
-                type=list[str] | str | None,
-                default=None,
-                help="Scans to segment: a NIfTI file, a folder of them, a folder with one DICOM series, or a list of "
-                "such. By default the test volumes of the data.",
-            )
-            parser.add_argument(
-                "--out", type=str | None, default=None, help="Where to write (default: the run's folder)."
-            )
 
-    def predict(self, **arguments: Any) -> None:
-        """Write each scan's classes as ``CASE.nii.gz`` on the scan's own grid, and a picture beside it."""
-        options = self.config_init[self.subcommand]
-        folder = Path(options.out) if options.out else (self.folder or Path()) / "predictions"
-        if options.scans is not None:
-            places = [options.scans] if isinstance(options.scans, str) else options.scans
-            scans = Scans(scans_at(places, normalisation_of(self.datamodule.source)))
-            arguments["dataloaders"] = DataLoader(scans, batch_size=None, collate_fn=_as_it_is)
-            arguments["datamodule"] = None
-        written = Segmentations(folder, self.datamodule.class_names)
-        self.trainer.callbacks.append(written)
-        self.trainer.predict(**arguments | {"return_predictions": False})
-        print(f"{written.count} label volumes and pictures: {folder}")
+class ScanRecord(Callback):
+    """Writes ``scans.json`` when training starts: with it the model segments scans where the data are not at hand."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = run_folder_of(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        data: VolumeDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        cases = data.cases("train")
+        reading_of(data.data_name, data.provenance, data.class_names, cases, data.anti_transposed).write(folder)
 
 
-def _as_it_is(volume: Any) -> Any:
-    return volume
+class LastTrainer(Callback):
+    """Keeps hold of the trainer, for who wants to look at a run that ended."""
 
+    trainer: Trainer
 
-class Segmentations(Callback):
-    """Writes predictions as they come, so that only one volume is in memory.
-
-    Args:
-        folder: Where to.
-        class_names: Background and the foreground classes.
-    """
-
-    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
-        self.folder, self.class_names = folder, tuple(class_names)
-        self.count = 0
-
-    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *rest: Any) -> None:
-        """Write one volume."""
-        volume, predicted = outputs
-        if trainer.is_global_zero:
-            print(write_segmentation(self.folder, volume, predicted.numpy(), self.class_names))
-        self.count += 1
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.trainer = trainer
 
 
 def build(words: Sequence[str], callbacks: Sequence[Callback]) -> FedsamCli:
     """Run one training command, the verb first, with these callbacks beside the configured ones."""
-    return FedsamCli("fedsam", FederatedSegmenter, VolumeDataModule, words, callbacks=callbacks)
+    return FedsamCli("fedsam", FederatedSegmenter, VolumeDataModule, words, callbacks=[ScanRecord(), *callbacks])
 
 
 def run(words: list[str]) -> None:

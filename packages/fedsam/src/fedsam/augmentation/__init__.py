@@ -2,5 +2,6 @@
 
 from fedsam.augmentation.batch import BatchAugmentation
 from fedsam.augmentation.sample import SampleAugmentation, reference_choices
+from fedsam.augmentation.training import BatchWise, SampleWise
 
-__all__ = ["BatchAugmentation", "SampleAugmentation", "reference_choices"]
+__all__ = ["BatchAugmentation", "BatchWise", "SampleAugmentation", "SampleWise", "reference_choices"]

@@ -119,14 +119,15 @@ class SampleAugmentation:
 
     Args:
         size: Side of the result; images by a spline of order 3 (which may leave [0, 1]), labels by nearest neighbours.
+            ``None`` leaves the size as it is.
         policy: How often each step is taken.
 
     Raises:
         UsageError: ``size`` is less than 1.
     """
 
-    def __init__(self, size: int, policy: Policy | None = None) -> None:
-        if size < 1:
+    def __init__(self, size: int | None = None, policy: Policy | None = None) -> None:
+        if size is not None and size < 1:
             raise UsageError(f"augmentation.size must be at least 1, got {size}")
         self.size = size
         self.policy = policy or Policy()
@@ -167,8 +168,8 @@ class SampleAugmentation:
                 images, labels = operated(images, labels, str(name), choices.uniform(*OPERATIONS[str(name)]))
             image = np.stack([np.asarray(x, dtype=np.float32) for x in images]) / 255
             label = np.stack([np.asarray(x) for x in labels])
-        factors = (1, self.size / image.shape[1], self.size / image.shape[2])
-        if factors != (1, 1, 1):
+        if self.size is not None and image.shape[1:] != (self.size, self.size):
+            factors = (1, self.size / image.shape[1], self.size / image.shape[2])
             image = np.stack([zoom(x, factors[1:], order=3, mode="mirror") for x in image])
             label = zoom(label, factors, order=0, mode="nearest")
         return image, label

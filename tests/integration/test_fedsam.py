@@ -1,0 +1,364 @@
+"""The ``fedsam`` command as users run it: in process where that is the same, as real processes where it is not."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fedsam.cli import main
+from fedsam.export import export_stock_sam
+from fedsam.sam import Sam
+from shared.commands import config_names
+
+DATA = ["--data.source.train", "[1, 1, 1]", "--data.source.validation", "[1, 0, 0]", "--data.source.test", "[1, 0, 0]"]
+SMALL = ["--data.image_size", "32", "--data.stride", "30", "--model.rank", "2", "--model.scores.distances", "false"]
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+TINY = [*DATA, *SMALL, *QUIET]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return tmp_path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fit(*words: str) -> Path:
+    main(["fit", *TINY, "--trainer.max_epochs", "1", *words])
+    return Path("runs/fedsam/fit/version_0")
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a wrong command prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1, told
+    return told[0].removeprefix("fedsam: ")
+
+
+def newest_weights(run: Path) -> dict[str, torch.Tensor]:
+    path = max((run / "checkpoints").iterdir(), key=lambda path: path.name)
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, two = newest_weights(first), newest_weights(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def write_scan(path: Path, shape: tuple[int, int, int] = (24, 30, 7)) -> np.ndarray:
+    """A scan with axes turned and exchanged; returns its affine."""
+    affine = np.array([[0, -1.5, 0, 40], [0, 0, 2.5, -7], [-0.8, 0, 0, 3], [0, 0, 0, 1]])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).normal(100, 20, shape).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return affine
+
+
+# ---------------------------------------------------------------------- the front door
+
+
+@pytest.mark.parametrize("words", [[], ["configs"], ["prepare"], ["describe", "--help"], ["export", "--help"]])
+def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from fedsam.cli import main
+        main({words})
+        heavy = {{"torch", "lightning", "numpy", "matplotlib", "jsonargparse"}} & set(sys.modules)
+        sys.exit(f"imported {{heavy}}" if heavy else 0)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_configs_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["configs"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split()[0] for line in lines] == config_names("fedsam")
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+
+
+ON_OWN_DATA = {"flap_kits", "flap_ixi", "flap_prostate", "hippocampus"}
+
+
+@pytest.mark.parametrize("config", config_names("fedsam"))
+def test_every_shipped_config_runs(config: str, empty_folder: Path) -> None:
+    source = ["--data.source", "fedsam.mini_ixi.MiniIxi"] if config in ON_OWN_DATA else []
+    small = ["--model.size", "tiny", "--data.batch_size", "2", "--data.stride", "90", "--data.interpolation", "linear"]
+    groups = ["--model.scores.groups", "{}"] if config == "flap_kits" else []
+    words = [*source, *DATA, *SMALL[:2], *small, *groups, "--model.adapter_channels", "4", *QUIET]
+    main(["fit", "--config", config, *words, "--model.scores.distances", "false", "--trainer.fast_dev_run", "1"])
+    assert not (empty_folder / "runs").exists()
+
+
+@pytest.mark.parametrize("config", sorted(ON_OWN_DATA))
+def test_a_recipe_asks_for_its_data(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.source.root is required by" in refusal(capsys, "fit", "--config", config)
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def test_fit_test_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs", "2")
+    assert "on derived data (mini-ixi) after 2 rounds" in capsys.readouterr().out
+    assert {"config.yaml", "metrics.csv", "results.json", "scans.json", "ledger.csv", "report.html"} <= {
+        path.name for path in run.iterdir()
+    }
+    model = json.loads((run / "results.json").read_text())["model"]
+    assert model["bytes"]["up"] == 2 * 3 * model["payload_bytes"]
+    assert 4 * model["trainable"] <= model["payload_bytes"] < 4 * model["trainable"] + 20_000
+
+    main(["test", *QUIET])
+    told = capsys.readouterr().out
+    with (run / "volumes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["site"], row["case"], row["class"]) for row in rows] == [
+        ("site-A", "colin27", "brain"),
+        ("site-A", "test-00", "brain"),
+    ]
+    assert f"site-A colin27: brain dice {float(rows[0]['dice']):.3f}" in told
+    scored = json.loads((run / "results_test.json").read_text())["metrics"]["test/dice_pooled"]
+    assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(scored, abs=1e-5)
+
+    main(["predict", "--device", "cpu"])
+    told = capsys.readouterr().out
+    assert f"(Dice {float(rows[0]['dice']):.3f})" in told
+    assert {path.name for path in (run / "predictions").iterdir()} == {
+        *("site-A_colin27.nii.gz", "site-A_colin27.png", "site-A_test-00.nii.gz", "site-A_test-00.png")
+    }
+
+
+def test_a_local_run_has_a_model_per_site(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--model.regime", "local")
+    capsys.readouterr()
+    main(["test", *QUIET])
+    assert "model of site-B, site-A colin27: brain dice" in capsys.readouterr().out
+    with (run / "volumes.csv").open(newline="") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == [f"site-{site}" for site in "ABC" for _ in range(2)]
+    assert "must be of a run with one model" in refusal(capsys, "predict", "--scans", "x.nii.gz")
+
+
+def test_scans_are_segmented_without_the_training_data(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained on prepared files that are gone when the scans come; the written grid is the scan's own."""
+    main(["prepare", "--preset", "ct-kidney-phantom", "--out", "kidneys", *PHANTOM])
+    source = ["--data.source", "Decathlon", "--data.source.root", "kidneys", "--data.source.sites", "kidneys/sites.csv"]
+    main(["fit", *source, *SMALL, *QUIET, "--trainer.max_epochs", "1"])
+    (empty_folder / "kidneys").rename(empty_folder / "elsewhere")
+    affine = write_scan(empty_folder / "in" / "scan.nii.gz")
+    write_scan(empty_folder / "in" / "other.nii")
+    capsys.readouterr()
+    main(["predict", "--scans", "in", "--out", "masks", "--device", "cpu"])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told[:2]] == ["masks/other.nii.gz", "masks/scan.nii.gz"]
+    assert "kidney" in told[0]
+    assert "tumour" in told[0]
+    assert "trained on synthetic data" in told[2]
+    written = nibabel.load(empty_folder / "masks" / "scan.nii.gz")
+    np.testing.assert_allclose(written.affine, affine, atol=1e-5)
+    assert written.shape == (24, 30, 7)
+    assert written.get_data_dtype() == np.uint8
+    assert set(np.unique(np.asarray(written.dataobj))) <= {0, 1, 2}
+    assert (empty_folder / "masks" / "scan.png").is_file()
+    assert "--scans must name existing files or folders, got none" in refusal(capsys, "predict", "--scans", "none")
+
+
+PHANTOM = ["--scale", "0.01", "--slices", "6", "--size", "32"]
+
+
+def test_real_hippocampi_are_segmented(empty_folder: Path, data_pack: Callable[[str], Path]) -> None:
+    images = data_pack("hippocampus") / "Task04_Hippocampus" / "imagesTr"
+    fit()
+    scans = sorted(map(str, images.glob("*.nii.gz")))[:2]
+    main(["predict", "--scans", *scans, "--out", "masks", "--device", "cpu"])
+    for scan in scans:
+        image, mask = nibabel.load(scan), nibabel.load(empty_folder / "masks" / Path(scan).name)
+        assert mask.shape == image.shape
+        np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+# ---------------------------------------------------------------------- export
+
+
+def test_a_whole_model_is_exported_and_segments_the_same(empty_folder: Path) -> None:
+    fit("--model.lora_init", "reference")
+    write_scan(empty_folder / "scan.nii.gz")
+    main(["predict", "--scans", "scan.nii.gz", "--out", "one", "--device", "cpu"])
+    main(["export", "--what", "merged", "--out", "out/model.safetensors"])
+    main(["predict", "--scans", "scan.nii.gz", "--weights", "out/model.safetensors", "--out", "two", "--device", "cpu"])
+    masks = [np.asarray(nibabel.load(empty_folder / out / "scan.nii.gz").dataobj) for out in ("one", "two")]
+    assert np.mean(masks[0] != masks[1]) < 1e-3  # folding LoRA in rounds otherwise
+    card = (empty_folder / "out" / "model.safetensors.md").read_text()
+    assert "Not a medical device" in card
+    assert "variant flap" in card
+    assert "derived data" in card
+    assert "| val/dice |" in card
+    # Another hospital goes on from it.
+    main(["fit", *TINY, "--model.init", "out/model.safetensors", "--trainer.max_epochs", "1", "--run.name", "on"])
+    assert json.loads(Path("runs/fedsam/on/version_0/results.json").read_text())["model"]["pretrained"] == "file"
+
+
+def test_adapters_go_with_their_base(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(5)
+    export_stock_sam(Sam("tiny", 32, 3, "samed"), empty_folder / "sam.pth")
+    torch.manual_seed(6)
+    export_stock_sam(Sam("tiny", 32, 3, "samed"), empty_folder / "other.pth")
+    fit("--model.init", "sam.pth")
+    write_scan(empty_folder / "scan.nii.gz")
+    main(["predict", "--scans", "scan.nii.gz", "--out", "one", "--device", "cpu"])
+    main(["export", "--what", "adapters", "--out", "a.safetensors"])
+    assert (empty_folder / "a.safetensors").stat().st_size < 500_000
+    words = ["predict", "--scans", "scan.nii.gz", "--weights", "a.safetensors", "--out", "two", "--device", "cpu"]
+    assert "--base must name the SAM checkpoint" in refusal(capsys, *words)
+    assert "--base must be the file that the adapters were trained on" in refusal(capsys, *words, "--base", "other.pth")
+    main([*words, "--base", "sam.pth"])
+    masks = [np.asarray(nibabel.load(empty_folder / out / "scan.nii.gz").dataobj) for out in ("one", "two")]
+    np.testing.assert_array_equal(masks[0], masks[1])
+
+
+def test_export_says_what_it_cannot_do(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    out = ["--out", "a.safetensors"]
+    assert "--what must be merged, adapters or sam, got x" in refusal(capsys, "export", "--what", "x", *out)
+    assert "--out must end in .safetensors" in refusal(capsys, "export", "--what", "merged", "--out", "a.pth")
+    assert "started from random weights: take --what merged" in refusal(capsys, "export", "--what", "adapters", *out)
+    main(["export", "--what", "sam", "--out", "sam.pth"])
+    assert "absent (mask_decoder" in capsys.readouterr().out
+    assert "file that `fedsam export` wrote" in refusal(
+        capsys, "predict", "--weights", str(saved_elsewhere(empty_folder)), "--scans", "x", "--out", "y"
+    )
+
+
+def saved_elsewhere(folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, folder / "strange.safetensors")
+    return folder / "strange.safetensors"
+
+
+# ---------------------------------------------------------------------- interruption and processes
+
+
+def test_killed_in_round_1_and_resumed_equals_uninterrupted(empty_folder: Path) -> None:
+    rounds = ["--trainer.max_epochs", "3"]
+    main(["fit", *TINY, *rounds, "--run.name", "whole"])
+    script = textwrap.dedent(
+        f"""
+        import os, signal
+        from fedsam.cli import main
+        from fedsam.module import FederatedSegmenter
+        train = FederatedSegmenter.train_client
+        def killed(self, round, client, *rest):
+            if (round, client) == (1, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train(self, round, client, *rest)
+        FederatedSegmenter.train_client = killed
+        main({["fit", *TINY, *rounds, "--run.name", "killed"]})
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = empty_folder / "runs" / "fedsam" / "killed" / "version_0"
+    assert max(path.name for path in (run / "checkpoints").iterdir()) == "round=0000.ckpt"
+    main(["fit", "--run.name", "killed", "--ckpt_path", "last"])
+    assert_same_weights(run.parents[1] / "whole" / "version_0", run)
+
+
+def test_two_processes_give_the_weights_of_one(empty_folder: Path, one_thread: None) -> None:
+    words = ["fit", *TINY, "--trainer.max_epochs", "2"]
+    main([*words, "--run.name", "one"])
+    arguments = [*words, "--run.name", "two", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    (empty_folder / "two.py").write_text(f"from fedsam.cli import main\nmain({arguments})\n")
+    done = subprocess.run(
+        [sys.executable, "two.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    runs = empty_folder / "runs" / "fedsam"
+    assert_same_weights(runs / "one" / "version_0", runs / "two" / "version_0")
+
+
+# ---------------------------------------------------------------------- sweep
+
+
+def test_sweep_resumes_and_draws(capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
+    grid = ["--rounds", "1", "--workers", "1", "--seeds", "[1]"]
+    main(["sweep", "--variants", "[flap]", *grid, "--", *DATA, *SMALL, *QUIET[:2]])
+    out = Path("runs/sweep")
+    first = (out / "results.csv").read_text()
+    assert len(first.splitlines()) == 3
+    capsys.readouterr()
+    main(["sweep", "--variants", "[flap, partial_decoder]", *grid, "--", *DATA, *SMALL, *QUIET[:2]])
+    record = (out / "results.csv").read_text()
+    assert record.startswith(first)
+    assert {"results.csv", "table.md", "table.csv", "dice.png", "command.txt", "report.html"} <= {
+        path.name for path in out.iterdir()
+    }
+    told = capsys.readouterr().out
+    assert "| partial_decoder | federated |" in told
+    with (out / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["regime"]) for row in rows] == [
+        (variant, regime) for variant in ("flap", "partial_decoder") for regime in ("federated", "local")
+    ]
+    assert all(row["gain, points"] for row in rows[::2])
+    assert [row["a message"] for row in rows[1::2]] == ["none", "none"]
+
+
+# ---------------------------------------------------------------------- wrong input
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "unknown variant": (["--model.variant", "flop"], "model.variant must be one of"),
+    "unknown source": (["--data.source", "MiniIxy"], "did you mean MiniIxi?"),
+    "image size": (["--data.image_size", "50"], "data.image_size must be a multiple of 16, got 50"),
+    "unknown config": (["--config", "flap_225"], "did you mean"),
+    "no weights": (["--model.init", "none.pth"], "none.pth"),
+    "unknown rule": (["--model.aggregator", "SVDExat"], "did you mean SVDExact"),
+    "missing checkpoint": (["--ckpt_path", "last"], "--ckpt_path last needs a run"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_sentence(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, sentence = WRONG[case]
+    assert sentence in refusal(capsys, "fit", *TINY, *words)
+
+
+def test_the_verbs_refuse_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean flap" in refusal(capsys, "sweep", "--variants", "[flapp]")
+    assert refusal(capsys, "sweep", "--seeds", "[]") == "seeds must hold at least one, got []"
+    assert "did you mean mini-ixi" in refusal(capsys, "prepare", "--preset", "mini-ixy", "--out", "x")
+    assert "--ckpt_path last needs a run" in refusal(capsys, "predict")
