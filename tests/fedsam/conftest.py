@@ -1,12 +1,26 @@
-"""Small volumes on disk, in the public layouts."""
+"""Small volumes on disk, in the public layouts, and a federation of tiny models that takes seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fedsam.data import VolumeDataModule
+from fedsam.lora_aggregation import FedAvgFactors
+from fedsam.losses import CrossEntropyDiceLoss
+from fedsam.module import FederatedSegmenter
+from fedsam.segmenter import Inference, Scores
+from fedsam.volumes import Case, Volume, VolumeSets, VolumeSource
+from shared.checkpoints import AtomicCheckpointIO
+from shared.federated.client import ClientTraining
+from shared.runs import RunLogger
 
 WriteScan = Callable[..., Path]
 
@@ -42,3 +56,102 @@ def write_pair(write_scan: WriteScan) -> Callable[..., tuple[Path, Path]]:
         return write_scan(image, values, affine), write_scan(label, mask, affine)
 
     return write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block(Case):
+    """A bright block in noise, six slices of 20 x 24."""
+
+    seed: int
+
+    def read(self) -> Volume:
+        rng = np.random.default_rng(self.seed)
+        label = np.zeros((6, 20, 24), np.uint8)
+        top, left = rng.integers(2, 9, 2)
+        label[1:5, top : top + 8, left : left + 10] = 1
+        image = (label + rng.normal(0, 0.1, label.shape)).astype(np.float32)
+        return Volume(image, label, np.ones(3), self.site, self.case, "synthetic")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Blocks(VolumeSource):
+    """Sites a, b, c ... with so many training volumes each, and one test volume each."""
+
+    train: Sequence[int] = (2, 1, 1)
+
+    def load(self) -> VolumeSets:
+        sites = "abcdef"[: len(self.train)]
+        return VolumeSets(
+            "blocks",
+            ("background", "block"),
+            [
+                Block(site=site, case=f"t{i}", seed=10 * k + i, provenance="synthetic")
+                for k, (site, count) in enumerate(zip(sites, self.train, strict=True))
+                for i in range(count)
+            ],
+            test=[Block(site=site, case="test", seed=100 + k, provenance="synthetic") for k, site in enumerate(sites)],
+            weights={site: k + 1.0 for k, site in enumerate(sites)},
+        )
+
+
+@pytest.fixture
+def make_volumes() -> Callable[..., VolumeDataModule]:
+    def make(train: Sequence[int] = (2, 1, 1), **options: Any) -> VolumeDataModule:
+        options = {"image_size": 32, "batch_size": 2, "stride": 2, "interpolation": "linear", "seed": 5} | options
+        return VolumeDataModule(Blocks(train), in_memory=True, **options)
+
+    return make
+
+
+@pytest.fixture
+def make_segmenter() -> Callable[..., FederatedSegmenter]:
+    def make(aggregator: Any = None, **options: Any) -> FederatedSegmenter:
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {
+            "image_size": 32,
+            "num_classes": 1,
+            "class_names": ["background", "block"],
+            "client": ClientTraining(keep_optimizer=True),
+            "loss": CrossEntropyDiceLoss(),
+            "inference": Inference("fast", scaling="slice"),
+            "scores": Scores(distances=False),
+            "size": "tiny",
+            "rank": 4,
+            "lora_init": "reference",
+            "seed": 11,
+        }
+        return FederatedSegmenter(aggregator=aggregator or FedAvgFactors(), **settings | options)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    def make(rounds: int, folder: str | None = None, **options: Any) -> Trainer:
+        callbacks: list[Any] = []
+        logger: Any = False
+        if folder is not None:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            logger = RunLogger(tmp_path / folder, "fedsam", folder)
+            callbacks.append(
+                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+            )
+        return Trainer(
+            max_epochs=rounds,
+            accelerator="cpu",
+            logger=logger,
+            callbacks=callbacks,
+            enable_checkpointing=folder is not None,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            default_root_dir=tmp_path,
+            **options,
+        )
+
+    return make

@@ -55,7 +55,8 @@ class PooledVolumes(LightningDataModule):
         in_memory: Keep decoded arrays in memory instead.
         cache_dtype: How image values are kept; ``float16`` halves the space.
         num_workers: Loader processes.
-        seed: Of the held-out cases, and of order and augmentation of the pooled windows.
+        seed: Of the held-out cases; of order and augmentation of the pooled windows where the module that is trained
+            has no seed.
 
     Raises:
         UsageError: An option is out of range.
@@ -196,12 +197,17 @@ class PooledVolumes(LightningDataModule):
         it. torch's global generator is neither read nor changed.
         """
         dataset = self.train_dataset(client)
-        return self._train_loader(dataset, ShuffledDraws(len(dataset), generator), generator)
+        return self._train_loader(dataset, ShuffledDraws(len(dataset), generator))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the pooled windows; order and augmentation follow from the seed and the epoch."""
+        """Shuffled batches of the pooled windows; order and augmentation follow from the seed and the epoch.
+
+        The seed is that of the module that is trained, if it has one, so that pooled data of one site come in the
+        batches that its client sees in rounds of one pass.
+        """
         dataset = self.train_dataset()
-        return self._train_loader(dataset, EpochDraws(dataset, self.seed), torch.Generator().manual_seed(self.seed))
+        seed = getattr(self.trainer.lightning_module if self.trainer is not None else None, "seed", self.seed)
+        return self._train_loader(dataset, EpochDraws(dataset, seed))
 
     def val_dataloader(self) -> DataLoader[Volume]:
         """The validation volumes in order, or the test volumes if :attr:`val_is_test`."""
@@ -293,14 +299,16 @@ class PooledVolumes(LightningDataModule):
             parts["validation" if (case.site, case.patient or case.case) in held else "train"].append(case)
         return parts
 
-    def _train_loader(self, dataset: Windows, sampler: Any, generator: torch.Generator) -> DataLoader[Any]:
+    def _train_loader(self, dataset: Windows, sampler: Any) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=Batcher(self.augment if self.augment is not None and self.augment.batched else None),
             num_workers=self.num_workers,
-            generator=generator,
+            # For the workers' base seed, which decides nothing here: a seed comes with each draw. Not the sampler's
+            # generator, whose course would then not be that of the draws alone.
+            generator=torch.Generator(),
         )
 
     def _eval_loader(self, split: Split) -> DataLoader[Volume]:

@@ -166,4 +166,5 @@ class VolumePredictor:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
         """The likeliest class of every voxel, ``(Z, H, W)`` uint8 on the CPU."""
-        return torch.stack([p.argmax(0).to("cpu", torch.uint8) for p in self.probabilities(image)])
+        # Not argmax, which takes ten times as long over a dimension that is not the last.
+        return torch.stack([p.max(0).indices.to("cpu", torch.uint8) for p in self.probabilities(image)])

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedsam.lora_products import LoraPair, lora_pairs, squared_norm, truncated_product
+from fedsam.lora_products import LoraPair, is_factor_a, lora_pairs, squared_norm, truncated_product
 from shared.errors import UsageError
 from shared.federated.aggregation import StateRule
 
@@ -72,11 +72,14 @@ class LoraRule(StateRule):
             By default the run's own weights count (by samples, or equal).
 
     Attributes:
+        trains_a: Whether clients train and send the factors A.
         diagnostics: What the last call wishes to log.
 
     Raises:
         UsageError: An unknown preset, a negative or not finite weight, or weights that are all zero.
     """
+
+    trains_a: bool = True
 
     def __init__(self, client_weights: list[float] | Preset | None = None) -> None:
         super().__init__()
@@ -179,7 +182,7 @@ class LoraRule(StateRule):
         round: int,
     ) -> dict[str, Tensor]:
         """The rule on checked input, clients in ascending order: means, and :meth:`combine_pairs` where pairs stand."""
-        pairs = lora_pairs(uploads[0])
+        pairs = self.pairs(uploads[0])
         factors = {name for pair in pairs for name in (pair.a, pair.b)}
         combined = {
             name: weighted_mean([upload[name] for upload in uploads], weights)
@@ -198,6 +201,11 @@ class LoraRule(StateRule):
                 told[name].append(values)
         self.diagnostics = self.summary({name: torch.cat(values) for name, values in told.items()})
         return combined
+
+    def pairs(self, names: Iterable[str]) -> list[LoraPair]:
+        """The pairs among the tensors that travel; none where A stays at home, and B is a tensor like any other."""
+        names = list(names)
+        return lora_pairs(names) if self.trains_a or any(map(is_factor_a, names)) else []
 
     def combine_pairs(
         self, a: Tensor, b: Tensor, weights: Tensor, before: Tensor
@@ -295,12 +303,15 @@ class FedAvgFactors(LoraRule):
 
 
 class FreezeA(LoraRule):
-    """The mean of B; A stays what it is on all clients, which must not train it.
+    """The mean of B; A stays what it is on all clients, which neither train nor send it.
 
-    The product of the next round is then the mean product, in the old rank and without truncation.
+    The product of the next round is then the mean product, in the old rank and without truncation. Uploads that do
+    hold A are accepted as long as it has not changed.
 
     Source: Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024 (FFA-LoRA).
     """
+
+    trains_a = False
 
     def combine_pairs(
         self, a: Tensor, b: Tensor, weights: Tensor, before: Tensor

@@ -13,6 +13,17 @@ from shared.errors import UsageError
 FACTOR = re.compile(r"(?P<target>.*\blora_[a-z]+(?:\.\d+)?)\.(?P<factor>[AB])")
 
 
+def is_factor_a(name: str) -> bool:
+    """Whether a tensor's name is that of a LoRA factor A.
+
+    Example:
+        >>> is_factor_a("blocks.0.attn.lora_q.A"), is_factor_a("blocks.0.attn.lora_q.B"), is_factor_a("head.A")
+        (True, False, False)
+    """
+    match = FACTOR.fullmatch(name)
+    return match is not None and match["factor"] == "A"
+
+
 class LoraPair(NamedTuple):
     """The names of the two factors of one target, ``(r, in)`` and ``(out, r)``; the target's product is ``B A``."""
 

@@ -23,7 +23,7 @@ class RobustLora(LoraRule):
       the same to the rule, whatever their bases. The combined matrix is factored anew at the old rank, ``B = U`` and
       ``A = S V``; ``diagnostics["kept_energy"]`` is what that keeps. Memory and time are those of dense weights: for
       38 targets of ViT-B 15 M coordinates per client.
-    - ``b``: the factors B, where clients do not train A (as for ``FreezeA``). Cheap, and nothing is truncated.
+    - ``b``: the factors B; clients neither train nor send A (as for ``FreezeA``). Cheap, and nothing is truncated.
 
     Args:
         rule: The rule; its state is the state of this one.
@@ -45,11 +45,12 @@ class RobustLora(LoraRule):
             raise UsageError(f"RobustLora: space must be products or b, got {space}")
         self.rule = rule
         self.space = space
+        self.trains_a = space == "products"
         self.min_clients = rule.min_clients
 
     def setup(self, template: Mapping[str, Tensor]) -> None:
         """Allocate the rule's state for the length of its rows."""
-        self.rule.setup(self._row(template, lora_pairs(template)).numel())
+        self.rule.setup(self._row(template, self.pairs(template)).numel())
 
     def check(self, uploads: int, clients: int | None = None) -> None:
         """Ask the rule about the number of uploads too."""
@@ -75,7 +76,7 @@ class RobustLora(LoraRule):
         client_ids: Sequence[int],
         round: int,
     ) -> dict[str, Tensor]:
-        pairs = lora_pairs(uploads[0])
+        pairs = self.pairs(uploads[0])
         if self.space == "b" and not all(torch.equal(u[p.a], origin[p.a]) for u in uploads for p in pairs):
             raise UsageError(
                 "RobustLora: space b needs clients that leave the LoRA factors A as they are, got a changed A"

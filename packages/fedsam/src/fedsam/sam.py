@@ -13,6 +13,7 @@ from fedsam.components import ADDED, COMPONENTS, component_of
 from fedsam.dora import Axis
 from fedsam.image_encoder import AttentionKind, ImageEncoder
 from fedsam.lora import LoraOptions, QueryValueLora
+from fedsam.lora_products import is_factor_a
 from fedsam.mask_decoder import MaskDecoder
 from fedsam.sam_checkpoint import initialise
 from fedsam.sizes import size_named
@@ -27,7 +28,7 @@ class Component:
     Attributes:
         name: See :mod:`fedsam.components`.
         parameters: Numbers in it.
-        trainable: Numbers that are trained: all or none of them.
+        trainable: Numbers that are trained: all or none of them, but for LoRA with frozen factors A.
         bytes: What its parameters take.
     """
 
@@ -112,6 +113,7 @@ class Sam(nn.Module):
         self.plan = variant_named(variant, train, rank, upsampling)
         self.lora = LoraOptions(self.plan.rank, alpha, lora_init, num_lora, dora)
         self.fact_dropout, self.adapter_channels, self.attention = fact_dropout, adapter_channels, attention
+        self.trains_a = True
         self.pretrained: Literal["none", "self", "file"] = "none"
         self.weights_sha256: str | None = None
 
@@ -195,7 +197,18 @@ class Sam(nn.Module):
         """Keys of the trained tensors that travel, in the order of the state dict."""
         # By component, not by requires_grad: a federation freezes the copy that the server keeps.
         personal, trained = set(self.personal_names()), self.plan.components
-        return [name for name, _ in self.named_parameters() if component_of(name) in trained and name not in personal]
+        return [
+            name
+            for name, _ in self.named_parameters()
+            if component_of(name) in trained and name not in personal and (self.trains_a or not is_factor_a(name))
+        ]
+
+    def freeze_lora_a(self) -> None:
+        """Leave the LoRA factors A as they were drawn: neither trained nor sent (FFA-LoRA)."""
+        self.trains_a = False
+        for name, parameter in self.named_parameters():
+            if is_factor_a(name):
+                parameter.requires_grad_(False)
 
     def trainable_numbers(self) -> int:
         """How many numbers travel."""
@@ -209,16 +222,13 @@ class Sam(nn.Module):
             component = component_of(name)
             row = rows[component]
             row[0] += p.numel()
-            row[1] += p.numel() if component in self.plan.components else 0
+            row[1] += p.numel() if component in self.plan.components and (self.trains_a or not is_factor_a(name)) else 0
             row[2] += p.numel() * p.element_size()
         return [Component(name, *row) for name, row in rows.items() if row[0]]
 
-    def draw_lora_scales(self, generator: torch.Generator) -> None:
-        """Overwrite the mixing weights with draws from U(0, 1), as each client does before its first round."""
-        with torch.no_grad():
-            for name in self.personal_names():
-                scale = self.get_parameter(name)
-                scale.copy_(torch.rand(scale.shape, generator=generator))
+    def drawn_lora_scales(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mixing weights drawn from U(0, 1), as each client draws its own before its first round."""
+        return {name: torch.rand(self.get_parameter(name).shape, generator=generator) for name in self.personal_names()}
 
     def reset_magnitudes(self) -> None:
         """Set DoRA's norms to those of the weights as they stand; needed after other weights were loaded."""

@@ -12,6 +12,7 @@ from fedsam.inference import Resizing, Scaling, VolumePredictor
 from fedsam.losses import CrossEntropyDiceLoss
 from fedsam.sam import Sam
 from fedsam.volumes import Volume
+from fedsam.windows import resize_labels
 from shared.errors import UsageError
 from shared.metrics.volume import VolumeMetrics
 from shared.task import Task
@@ -59,6 +60,9 @@ class VolumeSegmenter(Task):
         network: The model.
         class_names: ``background`` and the C foreground classes of the model.
         loss: Of ``(N, C+1, S, S)`` logits and ``(N, S, S)`` labels.
+        low_res_loss: Where the decoder's logits are a quarter of the input's size (``upsampling`` 4), take the loss
+            there, with every fourth label, as SAMed does; if not, logits are resized to the labels. The same where
+            they are of the input's size.
         inference: How volumes are predicted.
         scores: What is measured.
 
@@ -75,6 +79,7 @@ class VolumeSegmenter(Task):
         loss: CrossEntropyDiceLoss,
         inference: Inference,
         scores: Scores,
+        low_res_loss: bool = True,
     ) -> None:
         super().__init__()
         if len(class_names) != network.num_classes + 1:
@@ -89,6 +94,7 @@ class VolumeSegmenter(Task):
         self.network = network
         self.num_classes = network.num_classes
         self.objective = loss
+        self.low_res_loss = low_res_loss
         self.inference = inference
         self.metrics = VolumeMetrics(
             class_names[1:],
@@ -107,7 +113,11 @@ class VolumeSegmenter(Task):
         images, labels = batch
         slices, side = images.shape[1], images.shape[-1]
         pictures = images.reshape(-1, 1, side, side).expand(-1, 3, -1, -1)
-        return self.objective(self.network(pictures, slices), labels.reshape(-1, side, side))
+        labels = labels.reshape(-1, side, side)
+        logits = (self.network.low_res_logits if self.low_res_loss else self.network)(pictures, slices)
+        if logits.shape[-1] != side:
+            labels = resize_labels(labels, logits.shape[-1])
+        return self.objective(logits, labels)
 
     @torch.no_grad()
     def segment(self, volume: Volume) -> Tensor:

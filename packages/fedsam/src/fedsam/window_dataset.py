@@ -125,7 +125,8 @@ class EpochDraws(DistributedSampler[Draw]):
         self.items = len(dataset)
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = derived_generator(self.seed, "pooled", self.epoch)
+        # As the first client of a federation draws in a round of one pass.
+        generator = derived_generator(self.seed, "shuffle", self.epoch, 0)
         order = torch.randperm(self.items, generator=generator).tolist()
         seeds = torch.randint(2**62, (self.items,), generator=generator).tolist()
         draws = list(map(Draw, order, seeds))

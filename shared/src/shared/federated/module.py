@@ -139,6 +139,8 @@ class FederatedModule(ClientWork):
             return
         self._refuse_selection_on_test()
         if self.regime == "centralised":
+            if self.trainer.accumulate_grad_batches == 1:
+                self.trainer.accumulate_grad_batches = self.client.accumulate
             return
         if str(self.trainer.precision) == "16-mixed":
             raise UsageError(
@@ -198,6 +200,13 @@ class FederatedModule(ClientWork):
                 "lr_scheduler": {"scheduler": self.client.scheduler(optimizer), "interval": "step"},
             }
         return torch.optim.SGD([self.clock], lr=0.0)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the pooled data's gradients as a client would, unless the trainer has a limit of its own."""
+        limit = self.client.max_grad_norm if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """Find the run folder and drop rows of rounds that will be run again."""

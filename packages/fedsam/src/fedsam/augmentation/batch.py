@@ -186,6 +186,8 @@ class BatchAugmentation(nn.Module):
         policy: How often each step is taken.
     """
 
+    batched = True
+
     def __init__(self, policy: Policy | None = None) -> None:
         super().__init__()
         self.policy = policy or Policy()
