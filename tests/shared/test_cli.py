@@ -42,9 +42,10 @@ def test_the_other_private_names_are_there() -> None:
 
 def test_options_that_take_a_class_are_found() -> None:
     options = class_options("model", FederatedModule)
-    assert options["model.client.optimizer"].__name__ == "Optimizer"
-    assert options["model.client"] is ClientTraining
-    assert options["model.local"].__name__ == "Task"
+    assert [base.__name__ for base in options["model.client.optimizer"]] == ["Optimizer"]
+    assert options["model.client"] == (ClientTraining,)
+    assert [base.__name__ for base in options["model.local"]] == ["Task"]
+    assert {base.__name__ for base in options["model.aggregator"]} == {"VectorAggregator", "StateRule"}
     assert "model.seed" not in options
     assert FedAvg in concrete_subclasses(nn.Module)
 

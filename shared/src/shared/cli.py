@@ -113,7 +113,7 @@ class Cli(LightningCLI):
         """Names of all options of a verb."""
         return [action.dest for action in self._subcommand_parsers[verb]._actions]
 
-    def _classes(self) -> dict[str, type]:
+    def _classes(self) -> dict[str, tuple[type, ...]]:
         """Options of model and data whose value is a class."""
         return class_options("model", self.model_type) | class_options("data", self.datamodule_type)
 
@@ -292,13 +292,13 @@ def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:
     return result
 
 
-def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, type]) -> str:
+def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, tuple[type, ...]]) -> str:
     """One sentence from jsonargparse's nested message, with the nearest valid names.
 
     Args:
         error: What the parser said.
         options: Names of all options.
-        classes: Options whose value is a class, with the base class that it must have.
+        classes: Options whose value is a class, with the base classes of which it must have one.
     """
     text = " ".join(str(error).split())
     if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)", text):
@@ -313,9 +313,10 @@ def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, 
     given = re.search(r"dot import path string: (\S+)|Import path (\S+) does not", text)
     if given and key in classes:
         name = given[1] or given[2]
-        base = classes[key]
-        known = [cls.__name__ for cls in concrete_subclasses(base)]
-        return f"--{key} must name a class of kind {base.__name__}, got {name}; {nearest(name.rsplit('.')[-1], known)}"
+        bases = classes[key]
+        known = [cls.__name__ for base in bases for cls in concrete_subclasses(base)]
+        kind = " or ".join(base.__name__ for base in bases)
+        return f"--{key} must name a class of kind {kind}, got {name}; {nearest(name.rsplit('.')[-1], known)}"
     if refused := re.match(r"Option '([^']+)' is not accepted", text):
         takes = list(inspect.signature(cast(type, locate(owner))).parameters)
         return f"--{key}.{refused[1]} is no option of {owner.rsplit('.')[-1]}; {nearest(refused[1], takes)}"
@@ -330,19 +331,19 @@ def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, 
     return f"--{key}: {text}" if key else text
 
 
-def class_options(prefix: str, owner: type) -> dict[str, type]:
-    """The arguments of ``owner`` whose value is a class of some kind, as ``prefix.argument`` to the base class.
+def class_options(prefix: str, owner: type) -> dict[str, tuple[type, ...]]:
+    """The arguments of ``owner`` whose value is a class of some kind, as ``prefix.argument`` to the base classes.
 
     A factory ``Callable[[...], Base]`` counts as ``Base``; the fields of dataclasses are looked through.
     """
-    found: dict[str, type] = {}
+    found: dict[str, tuple[type, ...]] = {}
     for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
         for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
             target = get_args(part)[-1] if get_origin(part) is Callable else part
             if is_dataclass(target) and isinstance(target, type):
                 found |= class_options(f"{prefix}.{name}", target)
             if inspect.isclass(target) and target.__module__ != "builtins":
-                found[f"{prefix}.{name}"] = target
+                found[f"{prefix}.{name}"] = (*found.get(f"{prefix}.{name}", ()), target)
     return found
 
 
