@@ -141,7 +141,8 @@ def write_report(
             if f"{split}/{name}" in series
         }
         report.figure(
-            save(curves(drawn, y_label="Dice"), folder / "curves.png"), "Dice of each site and their mean after each round."
+            save(curves(drawn, y_label="Dice"), folder / "curves.png"),
+            "Dice of each site and their mean after each round.",
         )
         report.table(
             ["score", "last round"],
