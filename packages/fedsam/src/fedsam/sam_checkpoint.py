@@ -21,7 +21,7 @@ HEADS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.",
 """Parts of the decoder whose shapes depend on the number of masks; a checkpoint need not provide them."""
 
 SHIPPED = Path(__file__).with_name("weights") / "sam_tiny.safetensors"
-"""The weights of size ``tiny`` that come with this package."""
+"""Where ``tools/pretrain_sam_tiny.py`` puts the weights of size ``tiny``."""
 
 _STOCK_UPSCALING = tuple(f"mask_decoder.output_upscaling.{index}." for index in (0, 1, 3))
 
@@ -183,6 +183,11 @@ def initialise(model: "Sam", init: str, head_init: Literal["reference", "fresh"]
     """
     if init == "tiny" and model.size != "tiny":
         raise UsageError(f"model.init tiny goes with model.size tiny only, got {model.size}")
+    if init == "tiny" and not SHIPPED.is_file():
+        raise UsageError(
+            f"model.init must be random or a checkpoint: there are no weights of size tiny yet "
+            f"(tools/pretrain_sam_tiny.py makes them), got {init}"
+        )
     path = SHIPPED if init == "tiny" else Path(init).expanduser()
     report = load_checkpoint(model, path, head_init)
     model.pretrained = "self" if init == "tiny" else "file"
