@@ -4,6 +4,7 @@
 a 3x1x1 kernel and runs over neighbouring slices (Chen et al., MA-SAM, Medical Image Analysis 2024).
 """
 
+import torch
 from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,8 +34,15 @@ class SliceAdapter(nn.Module):
             raise UsageError(f"slices must divide the number of images, got {slices} slices and {len(x)} images")
         z = self.down(self.norm(x))
         z = z.unflatten(0, (-1, slices)).permute(0, 4, 1, 2, 3)  # (B, channels, slices, h, w)
-        z = F.gelu(self.conv(z))
+        z = F.gelu(self._between_slices(z))
         return x + self.up(z.permute(0, 2, 3, 4, 1).flatten(0, 1))
+
+    def _between_slices(self, z: Tensor) -> Tensor:
+        """The convolution; on a CPU in float32, since its bfloat16 gradient there is now and then NaN (torch 2.15)."""
+        if z.is_cuda or z.dtype == self.conv.weight.dtype:
+            return self.conv(z)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.conv(z.to(self.conv.weight.dtype))
 
 
 class AdaptedBlock(nn.Module):
