@@ -58,7 +58,10 @@ def test_files_are_named_after_what_is_in_them() -> None:
 
 @pytest.mark.parametrize("library", UNWANTED)
 def test_unwanted_libraries_are_not_imported(library: str) -> None:
-    assert not [path for path in sources() if library in imported(path)], UNWANTED[library]
+    importing = {path.name for path in sources() if library in imported(path)}
+    # It converts published pickles, on demand, with a reader that builds arrays of numbers and nothing else.
+    allowed = {"reference_tree.py"} if library == "pickle" else set()
+    assert importing == allowed, UNWANTED[library]
 
 
 def test_no_load_is_allowed_to_unpickle() -> None:
