@@ -3,8 +3,8 @@
     python tools/pretrain_sam_tiny.py --work DIR [--steps 20000] [--minutes 60] [--seed 0]
 
 Each sample is drawn from ``(seed, index)`` alone: ellipses, polygons, blobs, tubes and layered tissues with textures,
-then blur, a bias field, noise and gamma; no real picture is used. A prompt (one point, several points, or a box) asks
-for one of the masks. The network is the published design in size ``tiny`` with its own four-fold decoder and its prompt
+then blur, a bias field, noise and gamma; no real picture is used. Prompts of three kinds (one point, several points,
+a box) ask for one of the masks. The network is the published design in size ``tiny`` with its own four-fold decoder and its prompt
 encoder; the loss is the published one, 20 focal + Dice + the error of the predicted overlap, for one point on the best
 of three masks. The state of training is written to ``DIR/training.pt`` and taken up again from there, bit for bit; the
 log to ``DIR/log.csv``; the weights, in half precision under SAM's names, to ``--out``.
@@ -28,11 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 from fedsam.sam import Sam
 from fedsam.sam_checkpoint import SHIPPED
 from shared.checkpoints import save_tensors
-from shared.federated.seeds import derived_generator, derived_seed
+from shared.federated.seeds import derived_seed
 
 SIDE = 128
 POINTS = 4
 HELD_OUT = 256
+KINDS = ("point", "points", "box")
 LIMIT_BYTES = 3_000_000
 
 Mask = np.ndarray
@@ -183,24 +184,31 @@ def prompts_of(batch: dict[str, Tensor], kind: str) -> dict[str, Any]:
     return {"points": (batch["points"][:, :count], batch["labels"][:, :count])}
 
 
-def training_loss(model: Sam, batch: dict[str, Tensor], kind: str) -> Tensor:
-    """Mean loss of a batch; one point is ambiguous and trains the best of masks 1 to 3, all else mask 0."""
-    logits, predicted = model.decode(model.embed(batch["image"]), **prompts_of(batch, kind))
-    target = F.interpolate(batch["mask"][:, None], logits.shape[2:], mode="area")[:, 0]
-    chosen = slice(1, 4) if kind == "point" else slice(0, 1)
-    logits, predicted = logits[:, chosen], predicted[:, chosen]
-    error = (predicted - overlaps(logits.detach(), target)).square().mean()
-    return mask_losses(logits, target).amin(1).mean() + error
+def training_loss(model: Sam, batch: dict[str, Tensor]) -> Tensor:
+    """Mean loss of a batch over the three kinds of prompt, which share the embedding of the image.
+
+    One point is ambiguous and trains the best of masks 1 to 3, all else mask 0.
+    """
+    embeddings = model.embed(batch["image"])
+    losses = []
+    for kind in KINDS:
+        logits, predicted = model.decode(embeddings, **prompts_of(batch, kind))
+        target = F.interpolate(batch["mask"][:, None], logits.shape[2:], mode="area")[:, 0]
+        chosen = slice(1, 4) if kind == "point" else slice(0, 1)
+        logits, predicted = logits[:, chosen], predicted[:, chosen]
+        error = (predicted - overlaps(logits.detach(), target)).square().mean()
+        losses.append(mask_losses(logits, target).amin(1).mean() + error)
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
 def evaluate(model: Sam, held_out: list[dict[str, Tensor]]) -> dict[str, float]:
     """Mean IoU on held-out samples by kind of prompt; for one point that of the mask which the model ranks first."""
     model.eval()
-    scores: dict[str, list[float]] = {"iou_point": [], "iou_points": [], "iou_box": []}
+    scores: dict[str, list[float]] = {f"iou_{kind}": [] for kind in KINDS}
     for batch in held_out:
         embeddings = model.embed(batch["image"])
-        for kind in ("point", "points", "box"):
+        for kind in KINDS:
             logits, predicted = model.decode(embeddings, **prompts_of(batch, kind))
             logits = F.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
             best = 1 + predicted[:, 1:].argmax(1) if kind == "point" else torch.zeros(len(logits), dtype=torch.long)
@@ -286,11 +294,9 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 
     model.train()
     for batch in loader:
-        # Which prompt a step asks with is drawn for the step, so a resumed run asks the same.
-        draw = torch.randint(3, (), generator=derived_generator(options.seed, "prompt", step)).item()
         for group in optimizer.param_groups:
             group["lr"] = rate(step, options.steps, options.lr)
-        loss = training_loss(model, batch, ("point", "points", "box")[int(draw)])
+        loss = training_loss(model, batch)
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss of step {step} is {loss.item()}; the state before it is in {state}")
         optimizer.zero_grad()
