@@ -39,7 +39,7 @@ def tensors(module: FederatedSegmenter) -> State:
 def recipe(**options: Any) -> ClientTraining:
     """AdamW that is kept, with the schedule of the paper in small."""
     optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.1)
-    scheduler = partial(WarmupPolyLR, total_steps=40, warmup_steps=3)
+    scheduler = partial(WarmupPolyLR, epochs=10, warmup_steps=3)
     settings: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "keep_optimizer": True}
     return ClientTraining(**settings | options)
 

@@ -83,8 +83,25 @@ def test_a_config_chooses_the_schedule_and_the_run_gives_the_steps() -> None:
     assert rates(lambda o: make(o, 8), 6, 1.0) == pytest.approx([0.25, 0.25, 0.5, 0.75, 1, 1])
 
 
+def test_a_length_in_epochs_is_that_many_times_an_epochs_steps() -> None:
+    def in_epochs(optimizer: Optimizer) -> LRScheduler:
+        scheduler = WarmupPolyLR(optimizer, warmup_steps=3, epochs=5)
+        scheduler.set_steps_per_epoch(4)
+        return scheduler
+
+    assert rates(in_epochs, 30, 0.1) == rates(lambda o: WarmupPolyLR(o, 20, warmup_steps=3), 30, 0.1)
+    with pytest.raises(UsageError, match="epochs needs a training that tells how many steps an epoch has"):
+        rates(lambda o: WarmupPolyLR(o, epochs=5), 2, 0.1)
+
+
 def test_wrong_numbers_are_refused() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(UsageError, match="WarmupPolyLR: give total_steps or epochs, got 10 and 2"):
+        WarmupPolyLR(optimizer, 10, epochs=2)
+    with pytest.raises(UsageError, match="WarmupPolyLR: give total_steps or epochs, got None and None"):
+        WarmupPolyLR(optimizer)
+    with pytest.raises(UsageError, match="WarmupPolyLR: epochs must be at least 1, got 0"):
+        WarmupPolyLR(optimizer, epochs=0)
     with pytest.raises(UsageError, match="WarmupPolyLR: total_steps must be at least 1, got 0"):
         WarmupPolyLR(optimizer, 0)
     with pytest.raises(UsageError, match="warmup_steps must not be negative, got -1"):

@@ -1,6 +1,7 @@
 """Learning-rate schedules on the true step clock: one step of the schedule per step of the optimiser."""
 
 import math
+from typing import Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -62,6 +63,14 @@ def _check(name: str, total_steps: int, warmup_steps: int) -> None:
         raise UsageError(f"{name}: warmup_steps must not be negative, got {warmup_steps}")
 
 
+@runtime_checkable
+class CountsEpochs(Protocol):
+    """A schedule that wants to know how many steps an epoch has, before it is stepped."""
+
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """Take the number of optimiser steps in one pass over the data."""
+
+
 class WarmupPolyLR(LambdaLR):
     """Linear warm-up, then polynomial decay; see :func:`poly_factor`. To be stepped after every optimiser step.
 
@@ -70,16 +79,51 @@ class WarmupPolyLR(LambdaLR):
         total_steps: Steps over which the decay would reach zero, ``M``.
         warmup_steps: Steps of the warm-up, ``P``.
         exponent: Power of the decay, ``e``.
+        epochs: In place of ``total_steps``: passes over the data, so that ``M`` is ``epochs`` times the steps of one
+            pass. Who trains tells these by :meth:`set_steps_per_epoch`; in a federation they are each client's own.
 
     Raises:
-        UsageError: ``total_steps`` is less than 1, or ``warmup_steps`` or ``exponent`` is negative.
+        UsageError: Not exactly one of ``total_steps`` and ``epochs`` is given or it is less than 1, or
+            ``warmup_steps`` or ``exponent`` is negative.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> schedule = WarmupPolyLR(optimizer, epochs=200, warmup_steps=0)
+        >>> schedule.set_steps_per_epoch(7)
+        >>> schedule.total_steps
+        1400
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 250, exponent: float = 7.0) -> None:
-        _check("WarmupPolyLR", total_steps, warmup_steps)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        warmup_steps: int = 250,
+        exponent: float = 7.0,
+        epochs: int | None = None,
+    ) -> None:
+        if (total_steps is None) == (epochs is None):
+            raise UsageError(f"WarmupPolyLR: give total_steps or epochs, got {total_steps} and {epochs}")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"WarmupPolyLR: epochs must be at least 1, got {epochs}")
+        _check("WarmupPolyLR", 1 if total_steps is None else total_steps, warmup_steps)
         if exponent < 0:
             raise UsageError(f"WarmupPolyLR: exponent must not be negative, got {exponent}")
-        super().__init__(optimizer, lambda step: poly_factor(step, total_steps, warmup_steps, exponent))
+        self.total_steps, self.epochs = total_steps, epochs
+
+        def factor(step: int) -> float:
+            if self.total_steps is None and step > 0:
+                raise UsageError("WarmupPolyLR: epochs needs a training that tells how many steps an epoch has")
+            # The first rate is the same for every length.
+            return poly_factor(step, self.total_steps or 1, warmup_steps, exponent)
+
+        super().__init__(optimizer, factor)
+
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """Where the length is given in ``epochs``, let it be that many times ``steps``."""
+        if self.epochs is not None:
+            self.total_steps = self.epochs * max(1, steps)
 
 
 class WarmupCosineLR(LambdaLR):

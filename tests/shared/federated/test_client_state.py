@@ -1,5 +1,6 @@
 """What a method may choose about its clients: what travels, what stays, schedules, accumulation."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from shared.classification import Classifier
+from shared.data.partition import Dirichlet
 from shared.errors import UsageError
 from shared.federated.aggregation import StateRule
 from shared.federated.client import ClientTraining, train_locally
 from shared.federated.fedavg import FedAvg
 from shared.federated.module import FederatedModule
 from shared.federated.seeds import derived_generator
+from shared.schedules import WarmupPolyLR
 
 Make = Callable[..., Any]
 
@@ -59,6 +62,17 @@ def decaying(optimizer: Any) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
+def in_epochs(optimizer: Any) -> Any:
+    return WarmupPolyLR(optimizer, epochs=4, warmup_steps=2, exponent=2)
+
+
+def poly_rate(i: int, steps_per_epoch: int) -> float:
+    """What ``in_epochs`` makes of a base rate of 0.01 (the FLAP-SAM spec, section 5; 4 epochs, warm-up 2, power 2)."""
+    if i == 0:
+        return 0.01 / 2
+    return 0.01 * i / 2 if i <= 2 else 0.01 * max(0.0, 1 - (i - 3) / (4 * steps_per_epoch)) ** 2
+
+
 RECIPE: dict[str, Any] = {
     "optimizer": partial(torch.optim.AdamW, lr=0.01),
     "keep_optimizer": True,
@@ -69,8 +83,13 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def plain_run(local: Classifier, data: Any, rounds: int) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """The recipe above as a loop with one living model and optimiser per client."""
+def plain_run(
+    local: Classifier, data: Any, rounds: int, rate: Callable[[int, int], float] = lambda i, per_epoch: 0.01 / (1 + i)
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """The recipe above as a loop with one living model and optimiser per client.
+
+    ``rate`` is that of a client's step, from its number and how many the client makes in an epoch.
+    """
     data.setup()
     sent = [name for name in local.state_dict() if ".down." in name or ".up." in name]
     server = {name: local.state_dict()[name].clone() for name in sent}
@@ -90,7 +109,7 @@ def plain_run(local: Classifier, data: Any, rounds: int) -> tuple[dict[str, Tens
                 group = batches[first : first + 2]
                 near = sum((p - server[n]).square().sum() for n, p in trained.items() if n in server)
                 loss = sum(model.loss(batch) for batch in group) / len(group) + 0.15 * near
-                optimizers[k].param_groups[0]["lr"] = 0.01 / (1 + counters[k])
+                optimizers[k].param_groups[0]["lr"] = rate(counters[k], math.ceil(len(batches) / 2))
                 optimizers[k].zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained.values(), 0.5)
@@ -125,8 +144,41 @@ def test_everything_together_equals_a_plain_loop(make_data: Make, make_trainer: 
         assert worker.network.down.weight is not module.local.network.down.weight
 
 
-def test_resumed_equals_uninterrupted(make_data: Make, make_trainer: Make, weights: Make, tmp_path: Path) -> None:
-    whole, cut, resumed = (adapters(client=ClientTraining(**RECIPE), participation=0.75) for _ in range(3))
+def test_a_schedule_in_epochs_counts_each_clients_own(make_data: Make, make_trainer: Make) -> None:
+    data = make_data(clients=2, partition=Dirichlet(0.3, min_size=20))
+    data.setup()
+    lengths = {len(data.client_loader(k, torch.Generator())) for k in (0, 1)}
+    assert len({math.ceil(length / 2) for length in lengths}) == 2, "the clients must differ in steps"
+    module = adapters(client=ClientTraining(**RECIPE | {"scheduler": in_epochs}))
+    reference = deepcopy(module.local)
+    for name, p in reference.named_parameters():
+        p.requires_grad_(".frozen." not in name)
+    make_trainer(5).fit(module, datamodule=data)
+    server, _ = plain_run(reference, data, 5, poly_rate)
+    for name, tensor in server.items():
+        torch.testing.assert_close(module.local.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_centralised_training_counts_the_epochs_of_the_pooled_data(make_data: Make, make_trainer: Make) -> None:
+    seen: list[float] = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    client = ClientTraining(partial(Watched, lr=0.01), scheduler=in_epochs, accumulate=2)
+    make_trainer(3).fit(adapters(client=client, regime="centralised"), datamodule=make_data())
+    per_epoch = math.ceil(math.ceil(90 / 8) / 2)
+    assert seen == pytest.approx([poly_rate(i, per_epoch) for i in range(3 * per_epoch)])
+
+
+@pytest.mark.parametrize("scheduler", [decaying, in_epochs])
+def test_resumed_equals_uninterrupted(
+    make_data: Make, make_trainer: Make, weights: Make, tmp_path: Path, scheduler: Any
+) -> None:
+    client = ClientTraining(**RECIPE | {"scheduler": scheduler})
+    whole, cut, resumed = (adapters(client=client, participation=0.75) for _ in range(3))
     make_trainer(4, folder="whole").fit(whole, datamodule=make_data())
     make_trainer(2, folder="cut").fit(cut, datamodule=make_data())
     make_trainer(4, folder="cut").fit(

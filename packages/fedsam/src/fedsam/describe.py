@@ -173,7 +173,7 @@ def _data(data: "VolumeDataModule", model: "FederatedSegmenter", absent: str | N
     for client in data.client_ids:
         site = told["clients"][str(client)]
         batches = len(data.client_loader(client, generator))
-        steps = -(-batches // model.client.accumulate) * model.client.epochs
+        steps = model.client.steps_per_epoch(batches) * model.client.epochs
         volumes = [site["volumes"][split] for split in ("train", "validation", "test")]
         rows.append([site["site"], *(f"{count:,}" for count in (*volumes, site["slices"], site["windows"], steps))])
     head = ["site", "train", "validation", "test", "slices", "windows", "steps a round"]

@@ -1,5 +1,6 @@
 """What one client does in one round: train a copy of the global model on its own data."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ class ClientTraining:
         max_grad_norm: Clip the gradient to this norm before each step; None does not clip.
         keep_optimizer: Keep each client's optimiser moments from round to round; by default each round starts anew.
         scheduler: Learning rate schedule, stepped after each step of the optimiser and counted per client over the
-            whole run, also where the optimiser starts anew; None keeps the rate constant.
+            whole run, also where the optimiser starts anew; None keeps the rate constant. One whose length is given in
+            epochs (``WarmupPolyLR``) counts each client's own.
         batched: Train the clients of a round as one batched computation in place of one after the other, with the same
             batches and, up to rounding, the same result. ``auto`` does it where the model and the recipe allow it and
             it pays (:func:`shared.federated.batched.pays`); ``always`` is refused where it is impossible.
@@ -55,6 +57,10 @@ class ClientTraining:
             raise UsageError(f"client.accumulate must be at least 1, got {self.accumulate}")
         if self.batched not in ("auto", "always", "never"):
             raise UsageError(f"client.batched must be auto, always or never, got {self.batched}")
+
+    def steps_per_epoch(self, batches: int) -> int:
+        """Steps of the optimiser in one pass over so many batches."""
+        return math.ceil(batches / self.accumulate)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from shared.errors import RunError, UsageError
+from shared.schedules import CountsEpochs
 
 KEPT = 3
 FILE = re.compile(r"round=(\d+)\.safetensors")
@@ -87,11 +88,19 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def scheduler_after(build: Callable[[Optimizer], Any], optimizer: Optimizer, steps: int) -> LRScheduler:
+def scheduler_after(
+    build: Callable[[Optimizer], Any], optimizer: Optimizer, steps: int, steps_per_epoch: int
+) -> LRScheduler:
     """A learning rate schedule that has made ``steps`` steps.
 
     It is replayed from the start, since schedules keep functions and counters that are no tensors; so it goes on with
     the same bits.
+
+    Args:
+        build: Builds it.
+        optimizer: Whose rate it sets.
+        steps: How many it has made.
+        steps_per_epoch: Steps of one pass over the client's data, for schedules whose length is given in epochs.
 
     Raises:
         UsageError: A schedule that follows a score has no counter to go on from.
@@ -99,6 +108,8 @@ def scheduler_after(build: Callable[[Optimizer], Any], optimizer: Optimizer, ste
     scheduler = build(optimizer)
     if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
         raise UsageError(f"client.scheduler must depend on the step alone, got {type(scheduler).__name__}")
+    if isinstance(scheduler, CountsEpochs):
+        scheduler.set_steps_per_epoch(steps_per_epoch)
     with warnings.catch_warnings():
         # It expects a step of the optimiser between two of its own.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")

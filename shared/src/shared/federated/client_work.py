@@ -247,12 +247,12 @@ class ClientWork(EvaluatedModule):
         memory = self._recall(client)
         self._load(worker, state, memory)
         optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
-        steps_before = int(memory.get(STEPS, 0))
-        scheduler = self.client.scheduler and scheduler_after(self.client.scheduler, optimizer, steps_before)
-        if self.client.keep_optimizer and memory:
-            restore_optimizer(optimizer, memory)
         loader = self._loader(round, client)
         steps = len(loader) * self.client.epochs
+        steps_before, per_epoch = int(memory.get(STEPS, 0)), self.client.steps_per_epoch(len(loader))
+        scheduler = self.client.scheduler and scheduler_after(self.client.scheduler, optimizer, steps_before, per_epoch)
+        if self.client.keep_optimizer and memory:
+            restore_optimizer(optimizer, memory)
         poison = self._poison if client in self.byzantine and self.regime == "federated" else None
         with global_seed(derived_seed(self.seed, "client", round, client), self.device):
             result = train_locally(

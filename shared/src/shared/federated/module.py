@@ -24,6 +24,7 @@ from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
 from shared.federated.vectors import VectorLayout
 from shared.runs import run_folder_of
+from shared.schedules import CountsEpochs
 from shared.task import Task
 
 
@@ -214,6 +215,10 @@ class FederatedModule(ClientWork):
     def on_train_start(self) -> None:
         """Find the run folder and drop rows of rounds that will be run again."""
         if self.regime == "centralised":
+            schedule: Any = self.lr_schedulers()
+            if isinstance(schedule, CountsEpochs):
+                batches = int(self.trainer.num_training_batches)
+                schedule.set_steps_per_epoch(math.ceil(batches / self.trainer.accumulate_grad_batches))
             return
         folder = run_folder_of(self.trainer)
         self._scratch["folder"] = folder
