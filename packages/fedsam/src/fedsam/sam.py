@@ -60,7 +60,7 @@ class Sam(nn.Module):
         fact_dropout: Dropout inside FacT.
         adapter_channels: Width of the adapters between slices.
         attention: ``sdpa``, a fused kernel of little memory, or ``reference``, the published formula.
-        init: ``random``, ``tiny`` (what tools/pretrain_sam_tiny.py made), or the path of a SAM checkpoint.
+        init: ``random``, ``tiny`` (the shipped weights of that size), or the path of a SAM checkpoint.
         head_init: What a checkpoint gives to the heads that differ from SAM's: ``reference``, every tensor whose name
             and shape agree, as in the authors' code; or ``fresh``, nothing.
 

@@ -21,7 +21,7 @@ HEADS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.",
 """Parts of the decoder whose shapes depend on the number of masks; a checkpoint need not provide them."""
 
 SHIPPED = Path(__file__).with_name("weights") / "sam_tiny.safetensors"
-"""Where ``tools/pretrain_sam_tiny.py`` puts the weights of size ``tiny``."""
+"""The shipped weights of size ``tiny``, made by ``tools/pretrain_sam_tiny.py``; see the README beside them."""
 
 _STOCK_UPSCALING = tuple(f"mask_decoder.output_upscaling.{index}." for index in (0, 1, 3))
 
@@ -182,11 +182,9 @@ def initialise(model: "Sam", init: str, head_init: Literal["reference", "fresh"]
         UsageError: See :func:`load_checkpoint`; or ``tiny`` for a model of another size.
     """
     if init == "tiny" and model.size != "tiny":
-        raise UsageError(f"model.init tiny goes with model.size tiny only, got {model.size}")
-    if init == "tiny" and not SHIPPED.is_file():
         raise UsageError(
-            f"model.init must be random or a checkpoint: there are no weights of size tiny yet "
-            f"(tools/pretrain_sam_tiny.py makes them), got {init}"
+            f"model.init tiny goes with model.size tiny only, got {model.size}; "
+            f"give the path of its checkpoint, or random"
         )
     path = SHIPPED if init == "tiny" else Path(init).expanduser()
     report = load_checkpoint(model, path, head_init)
