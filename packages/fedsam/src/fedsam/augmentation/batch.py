@@ -260,7 +260,9 @@ class BatchAugmentation(nn.Module):
         if len(holed):
             x, y = traced(before_operations[holed].to(device), size)
             top, left, height, width = (2 * side.to(device)[:, None, None] for side in draws.boxes[holed].T)
-            box = ((y + 1 - top - height / 2).abs() < height / 2).logical_and_((x + 1 - left - width / 2).abs() < width / 2)
+            box = ((y + 1 - top - height / 2).abs() < height / 2).logical_and_(
+                (x + 1 - left - width / 2).abs() < width / 2
+            )
             for matrix in cutting[:-1]:
                 box &= ~outside(*traced(matrix[holed].to(device), size))
             window, i, j = box.nonzero(as_tuple=True)
