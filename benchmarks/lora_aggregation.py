@@ -106,7 +106,7 @@ def main() -> None:
         errors = error(ours(), uploads), error(peer(), uploads)
         assert errors[0] < 1e-5, f"the exact rule errs by {errors[0]}"
         with threadpool_limits(1):
-            timed = compare(ours, peer, 3 if options.quick else 21)
+            timed = compare(ours, peer, 3 if options.quick else 21, budget_s=90)
         results.append(
             {
                 "clients": kind,
