@@ -228,9 +228,9 @@ class BatchAugmentation(nn.Module):
         else:
             images, labels = images.clone(), labels.clone()
 
-        for window, gamma in enumerate(draws.gammas.tolist()):
+        for row, gamma in enumerate(draws.gammas.tolist()):
             if gamma != 1:
-                images[window].clamp_(0, 1).pow_(gamma)
+                images[row].clamp_(0, 1).pow_(gamma)
 
         holed = (draws.boxes[:, 2] > 0).nonzero()[:, 0]
         if len(holed):
