@@ -39,6 +39,7 @@ def main() -> None:
             lambda a=fast, x=batch, y=batch_labels, g=generator: a(x, y, g),  # type: ignore[misc]
             lambda a=plain, x=images, y=labels, r=rng: [a(*pair, r) for pair in zip(x, y, strict=True)],  # type: ignore[misc]
             3 if options.quick else 21,
+            budget_s=90,
         )
         row = {"size": size, "windows": WINDOWS, **as_dict(timed), "promised": PROMISED, "kept": timed.low >= PROMISED}
         results.append(row)

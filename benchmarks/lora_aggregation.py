@@ -23,6 +23,7 @@ from torch import Tensor
 from fedsam.lora_aggregation import PRESETS, SVDExact
 from fedsam.lora_products import lora_pairs
 from paired import as_dict, compare, table, write
+from shared.measurement import cpu_and_wall
 
 RANK = 32
 PROMISED = 8.0
@@ -84,6 +85,26 @@ def error(combined: State, uploads: list[State]) -> float:
     return max(worst.values())
 
 
+def least_flops(targets: dict[str, tuple[int, int]], clients: int) -> float:
+    """Operations of the exact way in float64 where no symmetric or triangular half is computed twice.
+
+    Two Gram matrices, the core, its eigenvectors (5 n^3), and the factors from the leading ones.
+    """
+    total = 0.0
+    for out, width in targets.values():
+        n = clients * RANK
+        core = min(n, out)
+        grams = n * n * (width + (out if n < out else 0))
+        total += grams + 2 * n * n * core + 5 * core**3 + 2 * RANK * n * (2 * out + width)
+    return total
+
+
+def multiplication_rate() -> float:
+    """Operations per second of a float64 matrix product of the size that prevails."""
+    a = torch.randn(len(PRESETS["kits"]) * RANK, 768, dtype=torch.float64)
+    return 2 * len(a) ** 2 * 768 / min(cpu_and_wall(lambda: a @ a.T, 20)[0] for _ in range(7))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="four of the encoder's targets, three pairs")
@@ -106,7 +127,7 @@ def main() -> None:
         errors = error(ours(), uploads), error(peer(), uploads)
         assert errors[0] < 1e-5, f"the exact rule errs by {errors[0]}"
         with threadpool_limits(1):
-            timed = compare(ours, peer, 3 if options.quick else 21)
+            timed = compare(ours, peer, 3 if options.quick else 21, budget_s=90)
         results.append(
             {
                 "clients": kind,
@@ -114,6 +135,8 @@ def main() -> None:
                 **as_dict(timed),
                 "promised": PROMISED,
                 "kept": timed.low >= PROMISED,
+                "least_gflop": round(least_flops(targets, len(uploads)) / 1e9, 3),
+                "gflop_s": round(multiplication_rate() / 1e9, 1),
                 "kept_energy": round(float(rule.diagnostics["kept_energy"]), 4),
                 "our_error": errors[0],
                 "peer_error": errors[1],

@@ -49,10 +49,10 @@ class Pairs:
     high: float
 
 
-def compare(ours: Callable[[], object], peer: Callable[[], object], pairs: int) -> Pairs:
+def compare(ours: Callable[[], object], peer: Callable[[], object], pairs: int, budget_s: float = BUDGET_S) -> Pairs:
     """Time two programs in turn, after one call of each that does not count; less often where a pair is long."""
     once = [cpu_and_wall(function)[1] for function in (ours, peer)]
-    pairs = min(pairs, max(FEWEST, int(BUDGET_S / max(sum(once), 2 * SAMPLE_S))))
+    pairs = min(pairs, max(FEWEST, int(budget_s / max(sum(once), 2 * SAMPLE_S))))
     calls = [max(1, math.ceil(SAMPLE_S / seconds)) for seconds in once]
     rounds = [(cpu_and_wall(ours, calls[0]), cpu_and_wall(peer, calls[1])) for _ in range(pairs)]
     speedups = [theirs[0] / mine[0] for mine, theirs in rounds]

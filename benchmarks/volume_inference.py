@@ -88,7 +88,7 @@ def main() -> None:
     dice = agreement(fast(image), fused(image))
     truth = agreement(fast(image), labels)
     assert dice >= AGREEMENT, f"the two paths agree to a Dice of {dice} only"
-    timed = compare(lambda: fast(image), lambda: fused(image), 3 if options.quick else 21)
+    timed = compare(lambda: fast(image), lambda: fused(image), 3 if options.quick else 21, budget_s=180)
     result: dict[str, Any] = {
         "volume": [depth, side, side],
         "image_size": size,

@@ -38,6 +38,8 @@ PRESETS: dict[str, tuple[float, ...]] = {
     "ixi": (0.55, 0.32, 0.13),
     "prostate": (0.15, 0.26, 0.31, 0.08, 0.13, 0.07),
 }
+# Targets that are computed together. More save no calls worth saving, and their factors would not fit the caches.
+BATCH = 4
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -56,11 +58,11 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def batches_of_pairs(pairs: Iterable[LoraPair], shapes: Mapping[str, Tensor]) -> list[list[LoraPair]]:
-    """Pairs with factors of the same shapes together."""
+    """Pairs with factors of the same shapes together, at most :data:`BATCH` of them."""
     groups: dict[Any, list[LoraPair]] = defaultdict(list)
     for pair in pairs:
         groups[shapes[pair.a].shape, shapes[pair.b].shape].append(pair)
-    return list(groups.values())
+    return [group[i : i + BATCH] for group in groups.values() for i in range(0, len(group), BATCH)]
 
 
 class LoraRule(StateRule):

@@ -19,6 +19,7 @@ from fedsam.augmentation.policy import (
 from shared.errors import UsageError
 
 NAMES = list(OPERATIONS)
+OUTSIDE = 3.0  # any coordinate a pixel and more beyond 1
 
 
 @dataclass
@@ -121,32 +122,22 @@ def operation_matrices(draws: Draws) -> list[Tensor]:
     return matrices
 
 
-def traced(matrices: list[Tensor], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where pixels were before the operations, and whether they stayed inside the picture all the way.
-
-    Each operation cuts off what it moves outside; a composed map alone would bring it back.
+def traced(matrices: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where the pixels of results come from, as ``x`` and ``y`` in [-1, 1], both ``(N, S, S)``.
 
     Args:
-        matrices: ``(N, 3, 3)`` of each operation, the first to act first.
+        matrices: ``(N, 3, 3)``, affine.
         size: Side ``S``.
-        device: Where to compute.
-
-    Returns:
-        ``(N, S * S, 3)`` coordinates and ``(N, 1, S, S)`` bool.
     """
-    points = pixel_grid(size, device).view(1, -1, 3)
-    inside = torch.ones(1, size * size, dtype=torch.bool, device=device)
-    for matrix in reversed(matrices):
-        points = points @ matrix.mT.to(device)
-        inside = inside & (points[..., 0].abs() <= 1) & (points[..., 1].abs() <= 1)
-    return points, inside.view(-1, 1, size, size)
+    line = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
+    down = matrices[:, :2, 1, None] * line + matrices[:, :2, 2, None]
+    across = matrices[:, :2, 0, None] * line
+    return down[:, 0, :, None] + across[:, 0, None], down[:, 1, :, None] + across[:, 1, None]
 
 
-def pixel_grid(size: int, device: torch.device) -> Tensor:
-    """``(S, S, 3)`` centres of pixels as ``(x, y, 1)`` in [-1, 1]."""
-    line = (torch.arange(size, device=device) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([x, y, torch.ones_like(x)], -1)
+def outside(x: Tensor, y: Tensor) -> Tensor:
+    """Whether points are not in the square."""
+    return torch.maximum(x.abs(), y.abs()) > 1
 
 
 def smoothed(x: Tensor) -> Tensor:
@@ -166,12 +157,9 @@ def enhanced(x: Tensor, name: str, value: Tensor) -> Tensor:
         whole = (x * 255 + 1e-3).floor()  # k / 255 * 255 may fall short of k
         return (whole / step).floor() * step / 255
     if name == "brightness":
-        base = torch.zeros_like(x)
-    elif name == "contrast":
-        base = (x.mean((-2, -1), keepdim=True) * 255).round() / 255
-    else:
-        base = smoothed(x)
-    return (base + value * (x - base)).clamp(0, 1)
+        return (x * value).clamp_(0, 1)
+    base = (x.mean((-2, -1), keepdim=True) * 255).round() / 255 if name == "contrast" else smoothed(x)
+    return torch.lerp(base, x, value).clamp_(0, 1)
 
 
 class BatchAugmentation(nn.Module):
@@ -180,7 +168,8 @@ class BatchAugmentation(nn.Module):
     All slices of a window share its draws. What differs from the reference is how, not what: everything that moves
     pixels is composed into one affine map and sampled once (bilinear for images, nearest for labels, 0 outside), so
     the two operations act with their brightness part last; values are not rounded to 8 bits, except by posterize; the
-    batch has its final size already. The noise of an erased box is moved by the operations like the rest.
+    batch has its final size already. The box that is erased is moved by the operations like the rest, its noise is
+    that of the pixels where it ends.
 
     Args:
         policy: How often each step is taken.
@@ -218,35 +207,44 @@ class BatchAugmentation(nn.Module):
     def transform(self, images: Tensor, labels: Tensor, draws: Draws, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The steps with given parameters; ``noise`` ``(B, 1, S, S)`` fills erased boxes."""
         device, size = images.device, images.shape[-1]
-        early, late = early_matrices(draws), operation_matrices(draws)
-        images, labels = images.clone(), labels.clone()
+        # From a result's pixel back to before the last operation, before the last two, ..., before all steps.
+        maps = [torch.eye(3).expand(len(images), 3, 3)]
+        for matrix in (*reversed(operation_matrices(draws)), early_matrices(draws)):
+            maps.append(matrix @ maps[-1])
+        *cutting, whole = maps[1:]
+        before_operations = maps[-2]
 
-        moved = torch.stack([early, *late]).ne(torch.eye(3)).flatten(2).any(2).any(0).nonzero()[:, 0]
-        if len(moved):
-            rows = moved.to(device)
-            points, inside = traced([matrix[moved] for matrix in late], size, device)
-            grid = (points @ early[moved].mT.to(device))[..., :2].view(-1, size, size, 2)
-            sampled = F.grid_sample(images[rows], grid.to(images), mode="bilinear", align_corners=False)
-            images[rows] = sampled * inside
-            nearest = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
-            labels[rows] = (nearest * inside).to(labels.dtype)
+        moves = torch.stack(maps).ne(torch.eye(3)).flatten(2).any(2).any(0)
+        if moves.any():
+            x, y = traced(whole.to(device), size)
+            for matrix in cutting:
+                # Each operation cuts off what it moves outside; a composed map alone would bring it back.
+                x.masked_fill_(outside(*traced(matrix.to(device), size)), OUTSIDE)
+            grid, still = torch.stack([x, y], -1), (~moves).nonzero()[:, 0].to(device)
+            pictures = F.grid_sample(images, grid.to(images), mode="bilinear", align_corners=False)
+            classes = F.grid_sample(labels.float(), grid, mode="nearest", align_corners=False).to(labels.dtype)
+            pictures[still], classes[still] = images[still], labels[still]
+            images, labels = pictures, classes
+        else:
+            images, labels = images.clone(), labels.clone()
 
-        curved = (draws.gammas != 1).nonzero()[:, 0]
-        if len(curved):
-            rows = curved.to(device)
-            images[rows] = images[rows].clamp(0, 1) ** draws.gammas[curved, None, None, None].to(images)
+        for row, gamma in enumerate(draws.gammas.tolist()):
+            if gamma != 1:
+                images[row].clamp_(0, 1).pow_(gamma)
 
         holed = (draws.boxes[:, 2] > 0).nonzero()[:, 0]
         if len(holed):
-            rows = holed.to(device)
-            points, inside = traced([matrix[holed] for matrix in late], size, device)
-            grid = points[..., :2].expand(len(holed), -1, -1).reshape(-1, size, size, 2)
-            top, left, height, width = (side.to(device)[:, None, None] for side in draws.boxes[holed].T)
-            x, y = ((grid[..., i] + 1) / 2 for i in range(2))
-            box = inside & ((y >= top) & (y < top + height) & (x >= left) & (x < left + width))[:, None]
-            pattern = F.grid_sample(noise[holed].to(device), grid, mode="nearest", align_corners=False)
-            images[rows] = torch.where(box, pattern.to(images), images[rows])
-            labels[rows] = torch.where(box, 0, labels[rows])
+            x, y = traced(before_operations[holed].to(device), size)
+            top, left, height, width = (2 * side.to(device)[:, None, None] for side in draws.boxes[holed].T)
+            box = ((y + 1 - top - height / 2).abs() < height / 2).logical_and_(
+                (x + 1 - left - width / 2).abs() < width / 2
+            )
+            for matrix in cutting[:-1]:
+                box &= ~outside(*traced(matrix[holed].to(device), size))
+            window, i, j = box.nonzero(as_tuple=True)
+            window = holed.to(device)[window]
+            images[window, :, i, j] = noise.to(images)[window, :, i, j]
+            labels[window, :, i, j] = 0
 
         for slot in range(draws.operations.shape[1]):
             for name in ("posterize", "contrast", "brightness", "sharpness"):
