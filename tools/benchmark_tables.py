@@ -155,7 +155,8 @@ def lora_aggregation(record: dict[str, Any]) -> str:
         "ViT-B, against scikit-learn's randomised SVD of the dense product. The floor is the least number of float64 "
         f"operations ({record['results'][0]['least_gflop']} GFLOP) at the rate of a plain matrix product. Eight times "
         "is at or beyond that floor on one thread; a third of the time goes into LAPACK's eigenvectors of the small "
-        "cores. In float32 it would be nearer, but squaring would lose singular values below about 3e-4 of the largest. "
+        "cores. In float32 it would be nearer, but squaring would lose singular values below about 3e-4 of the "
+        "largest. "
         f"{few_pairs(record)}{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
@@ -182,7 +183,8 @@ def augmentation(record: dict[str, Any]) -> str:
         "## Augmentation\n\n"
         "`benchmarks/augmentation.py`: windows of five slices, batch-wise in torch against one after the other with "
         "PIL and scipy. The floor is reading and writing images (float32) and labels (uint8) once at the speed of "
-        "copying, as measured beside the run (a busy machine makes it slow, and the floor high); about half of the time goes into torch's sampling of images and labels. "
+        "copying, as measured beside the run (a busy machine makes it slow, and the floor high); "
+        "about half of the time goes into torch's sampling of images and labels. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
