@@ -29,6 +29,13 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def few_pairs(record: dict[str, Any]) -> str:
+    """A warning where the range of all pairs is all that there is."""
+    few = any(row["pairs"] < 6 for row in record["results"])
+    told = "With fewer than six pairs the interval is their whole range, which covers the median with less than 95 %."
+    return f"{told} " if few else ""
+
+
 def aggregators(record: dict[str, Any]) -> str:
     """The rules against their peers."""
     columns = [
@@ -148,8 +155,9 @@ def lora_aggregation(record: dict[str, Any]) -> str:
         "ViT-B, against scikit-learn's randomised SVD of the dense product. The floor is the least number of float64 "
         f"operations ({record['results'][0]['least_gflop']} GFLOP) at the rate of a plain matrix product. Eight times "
         "is at or beyond that floor on one thread; a third of the time goes into LAPACK's eigenvectors of the small "
-        "cores. In float32 it would be nearer, but squared singular values below 3e-4 of the largest would be lost. "
-        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
+        "cores. In float32 it would be nearer, but squaring would lose singular values below about 3e-4 of the "
+        "largest. "
+        f"{few_pairs(record)}{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
@@ -175,7 +183,8 @@ def augmentation(record: dict[str, Any]) -> str:
         "## Augmentation\n\n"
         "`benchmarks/augmentation.py`: windows of five slices, batch-wise in torch against one after the other with "
         "PIL and scipy. The floor is reading and writing images (float32) and labels (uint8) once at the speed of "
-        "copying; about half of the time goes into torch's sampling of images and labels. "
+        "copying, as measured beside the run (a busy machine makes it slow, and the floor high); "
+        "about half of the time goes into torch's sampling of images and labels. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
@@ -206,7 +215,7 @@ def volume_inference(record: dict[str, Any]) -> str:
         "`benchmarks/volume_inference.py`: one prediction per slice against the mean over the five windows that hold "
         "it, both with one scaling; a small vision transformer trained for 60 steps on the volume itself. The floor is "
         "the ratio of five that the number of predictions allows: arg-max and the first reading of the volume are the "
-        f"same in both. {machine(record)}\n\n{markdown(columns, rows)}\n"
+        f"same in both. {few_pairs(record)}{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
@@ -251,7 +260,7 @@ def sam_step(record: dict[str, Any]) -> str:
         f"`benchmarks/sam_step.py`: {first['size']} at {first['image_size']} pixels, one window of {first['slices']} "
         "slices, forward, backward and AdamW. Frozen weights need no gradient of their own: of the three products per "
         "weight of full fine-tuning two are left, so the floor is a ratio of 0.67 and what LoRA adds. "
-        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
+        f"{few_pairs(record)}{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
