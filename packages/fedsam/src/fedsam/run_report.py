@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fedsam.describe import full_numbers
 from fedsam.module import FederatedSegmenter
+from fedsam.score_tables import model_table, site_table, told_empty
 from fedsam.segmentation_output import picture
+from fedsam.segmenter import VolumeSegmenter
 from fedsam.volumes import Volume
 from shared.atomic import write_text
 from shared.plots import Curve, curves, save
@@ -45,8 +47,7 @@ class RunReport(Callback):
             return
         assert isinstance(pl_module, FederatedSegmenter)
         record = json.loads((folder / "results.json").read_text())
-        shown = [] if pl_module.regime == "local" else pictured(trainer, pl_module)
-        page = write_report(folder, record, pl_module, shown)
+        page = write_report(folder, record, pl_module, pictured(trainer, pl_module))
         split = "test" if record["data"]["validated_on"] == "test" else "val"
         dice = record["metrics"].get(f"{split}/dice")
         told = f"{split}/dice {dice:.3f} " if dice is not None else ""
@@ -59,7 +60,7 @@ class RunReport(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, FederatedSegmenter)
         # Of each site's own model where every site trained alone, else of the one that all share.
-        own = {data.sites[client]: metrics for client, metrics in pl_module._of_models.items()}
+        own = {data.sites[client]: metrics for client, metrics in pl_module.model_metrics.items()}
         tables: dict[str, Any] = own or {"": pl_module.local.metrics}
         if not trainer.is_global_zero or not all(metrics.update_called for metrics in tables.values()):
             return
@@ -91,14 +92,19 @@ def write_volumes(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def pictured(trainer: Trainer, module: FederatedSegmenter) -> list[tuple[Volume, Tensor]]:
-    """The first evaluation volumes of each site in turn, segmented by the model as it stands."""
+    """The first evaluation volumes of each site in turn, segmented by the model that the site uses."""
     volumes = list(trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
     first: dict[str, Volume] = {}
     for volume in volumes:
         first.setdefault(volume.site, volume)
-    training = module.local.training
+    training, sites = module.local.training, trainer.datamodule.sites  # type: ignore[attr-defined]
     module.local.eval()
-    segmented = [(volume, module.local.segment(volume)) for volume in list(first.values())[:PICTURED]]
+    segmented = []
+    for volume in list(first.values())[:PICTURED]:
+        owned = module.owners() and volume.site in sites
+        model = module.model_of(sites.index(volume.site)) if owned else module.local
+        assert isinstance(model, VolumeSegmenter)
+        segmented.append((volume, model.segment(volume)))
     module.local.train(training)
     return segmented
 
@@ -144,12 +150,7 @@ def write_report(
             save(curves(drawn, y_label="Dice"), folder / "curves.png"),
             "Dice of each site and their mean after each round.",
         )
-        report.table(
-            ["score", "last round"],
-            [(name.removeprefix(f"{split}/"), value) for name, value in last.items() if name.startswith(f"{split}/")],
-            caption="All scores",
-            provenance=data["provenance"],
-        )
+        _tables_of_scores(report, last, split, data, list(module.local.metrics.masks))
     if shown:
         report.section("Segmentations", "Predicted classes in colour, the true outline in white.")
         for number, (volume, predicted) in enumerate(shown):
@@ -182,3 +183,20 @@ def write_report(
         },
     )
     return report.write(folder / "report.html")
+
+
+def _tables_of_scores(
+    report: Report, last: Mapping[str, float], split: str, data: Mapping[str, Any], masks: Sequence[str]
+) -> None:
+    """Scores of the last round by site, and of sites' own models where they have any."""
+    scores = {name.removeprefix(f"{split}/"): value for name, value in last.items() if name.startswith(f"{split}/")}
+    clients = list(data["clients"].values())
+    volumes = {client["site"]: client["volumes"][data["validated_on"]] for client in clients}
+    head, lines = site_table(scores, volumes, masks)
+    own, of_models = model_table(scores, list(volumes), [site for site, count in volumes.items() if count])
+    caption = "Scores after the last round" + (", means over the sites' own models" if of_models else "")
+    report.table(head, lines, caption=caption, provenance=data["provenance"])
+    report.prose(told_empty(scores, masks))
+    if of_models:
+        caption = "Dice of each site's own model on the volumes of each site"
+        report.table(own, of_models, caption=caption, provenance=data["provenance"])
