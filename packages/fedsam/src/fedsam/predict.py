@@ -15,7 +15,8 @@ HELP = """\
 usage: fedsam predict [--scans PLACE ...] [--out DIR] [--ckpt_path P | --weights FILE] [options of fit]
 
 Segment scans: write each one's classes as NAME.nii.gz on the scan's own grid, with its affine, and a picture NAME.png
-beside it, and print a line per scan. The training data need not be at hand. Not a medical device.
+beside it (classes in red, blue, yellow and green in turn, known true outlines in white), and print a line per scan. The
+training data need not be at hand. Not a medical device.
 
 options:
   --scans PLACE ...  NIfTI files, folders of them, folders with one DICOM series each. Without it the test volumes of

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedsam.describe import full_numbers
 from fedsam.module import FederatedSegmenter
+from fedsam.overlays import legend
 from fedsam.score_tables import model_table, site_table, told_empty
 from fedsam.segmentation_output import picture
 from fedsam.segmenter import VolumeSegmenter
@@ -137,14 +138,11 @@ def write_report(
             note=f"Mean over all volumes: {last[f'{split}/dice_pooled']:.3f}.",
         )
         report.section("Training", PROSE[model["regime"]])
-        names = ["dice", *(f"dice/site_{client['site']}" for client in data["clients"].values())]
+        names = {client["site"]: f"{split}/dice/site_{client['site']}" for client in data["clients"].values()}
         drawn = {
-            name.removeprefix("dice/site_"): Curve(
-                [value for _, value in series[f"{split}/{name}"]],
-                x=[epoch + 1 for epoch, _ in series[f"{split}/{name}"]],
-            )
-            for name in names
-            if f"{split}/{name}" in series
+            name: Curve([value for _, value in series[key]], x=[epoch + 1 for epoch, _ in series[key]])
+            for name, key in {"mean": f"{split}/dice", **names}.items()
+            if key in series
         }
         report.figure(
             save(curves(drawn, y_label="Dice"), folder / "curves.png"),
@@ -152,7 +150,7 @@ def write_report(
         )
         _tables_of_scores(report, last, split, data, list(module.local.metrics.masks))
     if shown:
-        report.section("Segmentations", "Predicted classes in colour, the true outline in white.")
+        report.section("Segmentations", f"Predicted: {legend(data['class_names'][1:])}. White: the true outline.")
         for number, (volume, predicted) in enumerate(shown):
             file = save(picture(volume, predicted.numpy()), folder / f"volume_{number}.png")
             report.figure(file, f"{volume.site}, {volume.case} ({volume.provenance}).")
