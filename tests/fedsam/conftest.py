@@ -9,8 +9,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fedsam.data import VolumeDataModule
 from fedsam.lora_aggregation import FedAvgFactors
@@ -18,9 +16,7 @@ from fedsam.losses import CrossEntropyDiceLoss
 from fedsam.module import FederatedSegmenter
 from fedsam.segmenter import Inference, Scores
 from fedsam.volumes import Case, Volume, VolumeSets, VolumeSource
-from shared.checkpoints import AtomicCheckpointIO
 from shared.federated.client import ClientTraining
-from shared.runs import RunLogger
 
 WriteScan = Callable[..., Path]
 
@@ -151,34 +147,5 @@ def make_segmenter() -> Callable[..., FederatedSegmenter]:
             "seed": 11,
         }
         return FederatedSegmenter(aggregator=aggregator or FedAvgFactors(), **settings | options)
-
-    return make
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
-    def make(rounds: int, folder: str | None = None, **options: Any) -> Trainer:
-        callbacks: list[Any] = []
-        logger: Any = False
-        if folder is not None:
-            (tmp_path / folder).mkdir(exist_ok=True)
-            logger = RunLogger(tmp_path / folder, "fedsam", folder)
-            callbacks.append(
-                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
-            )
-        return Trainer(
-            max_epochs=rounds,
-            accelerator="cpu",
-            logger=logger,
-            callbacks=callbacks,
-            enable_checkpointing=folder is not None,
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=tmp_path,
-            **options,
-        )
 
     return make

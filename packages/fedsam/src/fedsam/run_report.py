@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from fedsam.describe import full_numbers
@@ -20,8 +19,9 @@ from fedsam.segmenter import VolumeSegmenter
 from fedsam.volumes import Volume
 from shared.atomic import write_text
 from shared.plots import Curve, curves, save
-from shared.report import Report, duration
-from shared.runs import RunLogger, folder_of_checkpoint, read_metrics, run_folder_of
+from shared.report import Report
+from shared.run_report import RunPage, reproduce, split_of
+from shared.runs import folder_of_checkpoint, read_metrics
 
 PICTURED = 4
 PROSE = {
@@ -34,28 +34,13 @@ PROSE = {
 }
 
 
-class RunReport(Callback):
+class RunReport(RunPage):
     """After training, draws curves and overlays and writes ``report.html``; after a test, prints the scores."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder_of(trainer)
-        if folder is None or not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.save()
-        if not (folder / "metrics.csv").exists():
-            return
-        assert isinstance(pl_module, FederatedSegmenter)
-        record = json.loads((folder / "results.json").read_text())
-        page = write_report(folder, record, pl_module, pictured(trainer, pl_module))
-        split = "test" if record["data"]["validated_on"] == "test" else "val"
-        dice = record["metrics"].get(f"{split}/dice")
-        told = f"{split}/dice {dice:.3f} " if dice is not None else ""
-        print(
-            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
-            f"in {duration(record['wall_seconds'])}\nreport: {page}"
-        )
+    score = "dice"
+
+    def write(self, folder: Path, record: dict[str, Any], trainer: Trainer, module: Any) -> Path:
+        return write_report(folder, record, module, pictured(trainer, module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -123,7 +108,7 @@ def write_report(
     """
     series = read_metrics(folder / "metrics.csv")
     data, model = record["data"], record["model"]
-    split = "test" if data["validated_on"] == "test" else "val"
+    split = split_of(record)
     last = {name: pairs[-1][1] for name, pairs in series.items()}
     report = Report(
         f"{model['variant']} of {model['network']}, {model['regime']}",
@@ -168,18 +153,7 @@ def write_report(
         caption="What each site trains on",
         provenance=data["provenance"],
     )
-    report.reproduce(
-        record["command"],
-        versions=record["versions"],
-        seconds=record["wall_seconds"],
-        seed=record["seed"],
-        device=record["device"],
-        **{
-            "uploaded": f"{model['bytes']['up'] / 1e6:.1f} MB",
-            "downloaded": f"{model['bytes']['down'] / 1e6:.1f} MB",
-            "a message": f"{model['payload_bytes'] / 1e6:.2f} MB",
-        },
-    )
+    reproduce(report, record, **{"a message": f"{model['payload_bytes'] / 1e6:.2f} MB"})
     return report.write(folder / "report.html")
 
 
