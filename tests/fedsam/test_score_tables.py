@@ -48,7 +48,7 @@ def test_a_line_per_site_and_two_means() -> None:
     np.testing.assert_allclose(lines[2][1:5], (of_site["a"] + of_site["b"]) / 2)
     np.testing.assert_allclose(lines[3][1:4], [mean(rows, "dice", **{"class": mask}) for mask in metrics.masks])
     told = told_empty(scores, ["big", "small"])
-    assert "small in truth and prediction of 1 volumes (Dice 1), in one of the two of 0" in told
+    assert "small 1 times in truth and prediction (Dice 1), 0 times in one of the two" in told
 
 
 def test_what_is_undefined_is_a_dash() -> None:

@@ -67,7 +67,7 @@ def told_empty(scores: Scores, masks: Sequence[str]) -> str:
 
     Example:
         >>> told_empty({"both_empty/class_a": 0.0, "one_empty/class_a": 2.0}, ["a"])
-        'Empty masks: a in truth and prediction of 0 volumes (Dice 1), in one of the two of 2 (Dice 0).'
+        'Empty masks: a 0 times in truth and prediction (Dice 1), 2 times in one of the two (Dice 0).'
         >>> told_empty({"both_empty/class_a": 0.0, "one_empty/class_a": 0.0}, ["a"])
         'No mask is empty.'
     """
@@ -75,7 +75,7 @@ def told_empty(scores: Scores, masks: Sequence[str]) -> str:
     if not any(both or one for both, one in counts.values()):
         return "No mask is empty."
     told = (
-        f"{mask} in truth and prediction of {both:g} volumes (Dice 1), in one of the two of {one:g} (Dice 0)"
+        f"{mask} {both:g} times in truth and prediction (Dice 1), {one:g} times in one of the two (Dice 0)"
         for mask, (both, one) in counts.items()
     )
     return f"Empty masks: {'; '.join(told)}."
