@@ -88,6 +88,42 @@ def data_pack() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """Makes a Trainer for so many rounds; with ``folder`` it leaves a run there, with all its checkpoints."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from shared.checkpoints import AtomicCheckpointIO
+    from shared.runs import RunLogger
+
+    def make(rounds: int, folder: str | None = None, **options: Any) -> Trainer:
+        callbacks: list[Any] = []
+        logger: Any = False
+        if folder is not None:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            logger = RunLogger(tmp_path / folder, "test", folder)
+            callbacks.append(
+                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+            )
+        return Trainer(
+            max_epochs=rounds,
+            accelerator="cpu",
+            logger=logger,
+            callbacks=callbacks,
+            enable_checkpointing=folder is not None,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            default_root_dir=tmp_path,
+            **options,
+        )
+
+    return make
+
+
 # ---------------------------------------------------------------------- public archives, small
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,7 +1,7 @@
 """Small volumes on disk, in the public layouts, and a federation of tiny models that takes seconds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fedsam.data import VolumeDataModule
 from fedsam.lora_aggregation import FedAvgFactors
@@ -18,9 +16,7 @@ from fedsam.losses import CrossEntropyDiceLoss
 from fedsam.module import FederatedSegmenter
 from fedsam.segmenter import Inference, Scores
 from fedsam.volumes import Case, Volume, VolumeSets, VolumeSource
-from shared.checkpoints import AtomicCheckpointIO
 from shared.federated.client import ClientTraining
-from shared.runs import RunLogger
 
 WriteScan = Callable[..., Path]
 
@@ -76,11 +72,30 @@ class Block(Case):
         return {"seed": self.seed}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blank(Case):
+    """One value everywhere; nothing is marked, or where ``label`` is false nobody looked."""
+
+    label: bool = True
+
+    def read(self) -> Volume:
+        image = np.full((6, 20, 24), 7, np.float32)
+        label = np.zeros(image.shape, np.uint8) if self.label else None
+        return Volume(image, label, np.ones(3), self.site, self.case, "synthetic")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"blank": self.label}
+
+
 @dataclass(frozen=True)
 class Blocks(VolumeSource):
-    """Sites a, b, c ... with so many training volumes each, and one test volume each."""
+    """Sites a, b, c ... with so many training volumes each, and one test volume each.
+
+    ``more`` come to the training volumes, and to those for testing.
+    """
 
     train: Sequence[int] = (2, 1, 1)
+    more: Sequence[Case] = ()
 
     def load(self) -> VolumeSets:
         sites = "abcdef"[: len(self.train)]
@@ -91,17 +106,25 @@ class Blocks(VolumeSource):
                 Block(site=site, case=f"t{i}", seed=10 * k + i, provenance="synthetic")
                 for k, (site, count) in enumerate(zip(sites, self.train, strict=True))
                 for i in range(count)
-            ],
-            test=[Block(site=site, case="test", seed=100 + k, provenance="synthetic") for k, site in enumerate(sites)],
+            ]
+            + list(self.more),
+            test=[Block(site=site, case="test", seed=100 + k, provenance="synthetic") for k, site in enumerate(sites)]
+            + [replace(case, case="test-more", patient=None) for case in self.more],
             weights={site: k + 1.0 for k, site in enumerate(sites)},
         )
 
 
 @pytest.fixture
+def blank() -> Callable[..., Case]:
+    """A volume without contrast and with an empty mask at a site, or without a mask."""
+    return lambda site, label=True: Blank(site=site, case="blank", provenance="synthetic", label=label)
+
+
+@pytest.fixture
 def make_volumes() -> Callable[..., VolumeDataModule]:
-    def make(train: Sequence[int] = (2, 1, 1), **options: Any) -> VolumeDataModule:
+    def make(train: Sequence[int] = (2, 1, 1), more: Sequence[Case] = (), **options: Any) -> VolumeDataModule:
         options = {"image_size": 32, "batch_size": 2, "stride": 2, "interpolation": "linear", "seed": 5} | options
-        return VolumeDataModule(Blocks(train), in_memory=True, **options)
+        return VolumeDataModule(Blocks(train, more), in_memory=True, **options)
 
     return make
 
@@ -124,34 +147,5 @@ def make_segmenter() -> Callable[..., FederatedSegmenter]:
             "seed": 11,
         }
         return FederatedSegmenter(aggregator=aggregator or FedAvgFactors(), **settings | options)
-
-    return make
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
-    def make(rounds: int, folder: str | None = None, **options: Any) -> Trainer:
-        callbacks: list[Any] = []
-        logger: Any = False
-        if folder is not None:
-            (tmp_path / folder).mkdir(exist_ok=True)
-            logger = RunLogger(tmp_path / folder, "fedsam", folder)
-            callbacks.append(
-                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
-            )
-        return Trainer(
-            max_epochs=rounds,
-            accelerator="cpu",
-            logger=logger,
-            callbacks=callbacks,
-            enable_checkpointing=folder is not None,
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=tmp_path,
-            **options,
-        )
 
     return make

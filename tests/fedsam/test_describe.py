@@ -48,6 +48,14 @@ def test_the_default_with_its_data() -> None:
     assert facts(text)["site-A"] == ["2", "2", "2", "180", "36", "9"]
 
 
+def test_what_is_told_goes_before_the_data() -> None:
+    text = described(["describe", "--config", "flap_512", "--classes", "2", "--clients", "6"])
+    assert text.splitlines()[0].endswith("rank 32, 2 classes and background, random weights")
+    assert "data: not those of data.source, but 2 classes at 6 sites, as told" in text
+    assert facts(text)["a round of 6 sites, up"][0] == f"{6 * 7_385_536:,} B"
+    assert facts(text)["full"][0] == "91,187,263"
+
+
 def test_another_regime_rank_and_number_of_sites() -> None:
     words = ["describe", "--config", "flap_224", "--model.regime", "local", "--classes", "1", "--clients", "2"]
     source = ["--data.source", "SiteFolders"]

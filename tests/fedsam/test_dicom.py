@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
-from fedsam.intensity import Unchanged
+from fedsam.cli import main
+from fedsam.intensity import Percentiles, Unchanged
 from fedsam.readers.dicom import DicomCase, read_series
+from fedsam.scan_reading import ScanReading
+from fedsam.trained import Trained, save_merged
 from shared.errors import UsageError
 
 pydicom = pytest.importorskip("pydicom")
@@ -75,3 +80,21 @@ def test_gaps_and_strangers_are_told(series: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"must hold one DICOM series, .*empty has 0"):
         read_series(tmp_path / "empty")
+
+
+def test_a_series_is_segmented_by_the_command(
+    series: Path, tmp_path: Path, make_segmenter: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading = ScanReading("blocks", "synthetic", ("background", "block"), {"a": Percentiles()})
+    save_merged(Trained(make_segmenter().local.eval(), reading), tmp_path / "model.safetensors")
+    words = ["predict", "--weights", str(tmp_path / "model.safetensors"), "--device", "cpu", "--out"]
+    main([*words, str(tmp_path / "masks"), "--scans", str(series)])
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{tmp_path}/masks/series.nii.gz: block ")
+    assert told[0].endswith(" ml")
+    written = nibabel.load(tmp_path / "masks/series.nii.gz")
+    image, affine = read_series(series)
+    assert written.shape == image.shape
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(written.affine, affine, atol=1e-4)
+    assert (tmp_path / "masks/series.png").stat().st_size > 5_000

@@ -17,7 +17,7 @@ from fedsam.losses import proximal_term
 from fedsam.module import FederatedSegmenter
 from fedsam.robust_lora import RobustLora
 from fedsam.sam import Sam
-from fedsam.segmenter import Inference
+from fedsam.segmenter import Inference, Scores
 from fedsam.variants import VARIANTS
 from fedseca.aggregators import CoordinateMedian
 from shared.errors import RunError, UsageError
@@ -394,6 +394,27 @@ def test_clients_that_fail_are_named_and_left_out(
     strict = make_segmenter(SVDExact(), min_clients=2)
     with pytest.raises(RunError, match=r"round 0 has 1 good uploads of 4, needs 2 \(client 0: OSError"):
         make_trainer(1).fit(strict, datamodule=data)
+
+
+@pytest.mark.parametrize("site", ["b", "z"])  # beside others, and as all that a site has
+def test_constant_volumes_with_empty_masks_give_no_nan(
+    make_volumes: Make, make_segmenter: Make, make_trainer: Make, blank: Make, tmp_path: Path, site: str
+) -> None:
+    module = make_segmenter(SVDExact(), client=recipe(), scores=Scores(distances=True))
+    make_trainer(2, folder="run").fit(module, datamodule=make_volumes((1, 1), more=[blank(site)]))
+    series = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert series["round/failures"] == [(0, 0.0), (1, 0.0)]
+    assert all(value == value and abs(value) < 10 for _, value in series["train/loss"])
+    assert all(tensor.isfinite().all() for tensor in tensors(module).values())
+    for name in ("dice", "dice_pooled", f"dice/site_{site}", "both_empty/class_block"):
+        assert all(value == value for _, value in series[f"test/{name}"]), name
+
+
+def test_a_volume_without_a_mask_is_refused(
+    make_volumes: Make, make_segmenter: Make, make_trainer: Make, blank: Make
+) -> None:
+    with pytest.raises(UsageError, match=r"^data\.source: every case must have a mask, blank of b has none$"):
+        make_trainer(1).fit(make_segmenter(), datamodule=make_volumes((1, 1), more=[blank("b", label=False)]))
 
 
 # ---------------------------------------------------------------------- weights

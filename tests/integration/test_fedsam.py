@@ -14,16 +14,19 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fedsam.cli import main
 from fedsam.export import export_stock_sam
 from fedsam.sam import Sam
 from shared.commands import config_names
 
-DATA = ["--data.source.train", "[1, 1, 1]", "--data.source.validation", "[1, 0, 0]", "--data.source.test", "[1, 0, 0]"]
-SMALL = ["--data.image_size", "32", "--data.stride", "30", "--model.rank", "2", "--model.scores.distances", "false"]
+PHANTOM = ["--data.source", "CtKidneyPhantom", "--data.source.scale", "0.01", "--data.source.slices", "6"]
+DATA = [*PHANTOM, "--data.source.size", "32", "--data.sites", "[site-A, site-B, site-C]"]
+SMALL = ["--data.image_size", "32", "--data.stride", "3", "--model.rank", "2", "--model.scores.distances", "false"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 TINY = [*DATA, *SMALL, *QUIET]
+HEADS = ["--data.source.train", "[1, 1, 1]", "--data.source.validation", "[1, 0, 0]", "--data.source.test", "[1, 0, 0]"]
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +116,10 @@ ON_OWN_DATA = {"flap_kits", "flap_ixi", "flap_prostate", "hippocampus"}
 
 @pytest.mark.parametrize("config", config_names("fedsam"))
 def test_every_shipped_config_runs(config: str, empty_folder: Path) -> None:
-    source = ["--data.source", "fedsam.mini_ixi.MiniIxi"] if config in ON_OWN_DATA else []
-    small = ["--model.size", "tiny", "--data.batch_size", "2", "--data.stride", "90", "--data.interpolation", "linear"]
-    groups = ["--model.scores.groups", "{}"] if config == "flap_kits" else []
-    words = [*source, *DATA, *SMALL[:2], *small, *groups, "--model.adapter_channels", "4", *QUIET]
+    # The default runs on its own data, the others on smaller ones.
+    source = [*HEADS, "--data.stride", "90"] if config == "fit" else DATA
+    small = ["--model.size", "tiny", "--data.batch_size", "2", "--data.interpolation", "linear"]
+    words = [*source, *SMALL[:2], *small, "--model.adapter_channels", "4", *QUIET]
     main(["fit", "--config", config, *words, "--model.scores.distances", "false", "--trainer.fast_dev_run", "1"])
     assert not (empty_folder / "runs").exists()
 
@@ -129,25 +132,33 @@ def test_a_recipe_asks_for_its_data(config: str, capsys: pytest.CaptureFixture[s
 # ---------------------------------------------------------------------- runs
 
 
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """The scores of each volume that ``fedsam test`` wrote."""
+    with (run / "volumes.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_fit_test_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit("--trainer.max_epochs", "2")
-    assert "on derived data (mini-ixi) after 2 rounds" in capsys.readouterr().out
+    run = fit("--trainer.max_epochs", "2", "--model.scores.distances", "true")
+    assert "on synthetic data (ct-kidney-phantom) after 2 rounds" in capsys.readouterr().out
     assert {"config.yaml", "metrics.csv", "results.json", "scans.json", "ledger.csv", "report.html"} <= {
         path.name for path in run.iterdir()
     }
     model = json.loads((run / "results.json").read_text())["model"]
     assert model["bytes"]["up"] == 2 * 3 * model["payload_bytes"]
     assert 4 * model["trainable"] <= model["payload_bytes"] < 4 * model["trainable"] + 20_000
+    page = (run / "report.html").read_text()
+    assert ">Dice kidney<" in page
+    assert ">surface Dice<" in page
+    assert "model of" not in page
 
     main(["test", *QUIET])
     told = capsys.readouterr().out
-    with (run / "volumes.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(run)
     assert [(row["site"], row["case"], row["class"]) for row in rows] == [
-        ("site-A", "colin27", "brain"),
-        ("site-A", "test-00", "brain"),
+        (f"site-{site}", "test-00", name) for site in "ABC" for name in ("kidney", "tumour")
     ]
-    assert f"site-A colin27: brain dice {float(rows[0]['dice']):.3f}" in told
+    assert f"site-A test-00: kidney dice {float(rows[0]['dice']):.3f}" in told
     scored = json.loads((run / "results_test.json").read_text())["metrics"]["test/dice_pooled"]
     assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(scored, abs=1e-5)
 
@@ -155,23 +166,54 @@ def test_fit_test_and_predict(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert f"(Dice {float(rows[0]['dice']):.3f})" in told
     assert {path.name for path in (run / "predictions").iterdir()} == {
-        *("site-A_colin27.nii.gz", "site-A_colin27.png", "site-A_test-00.nii.gz", "site-A_test-00.png")
+        f"site-{site}_test-00.{kind}" for site in "ABC" for kind in ("nii.gz", "png")
     }
 
 
-def test_a_local_run_has_a_model_per_site(capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit("--model.regime", "local")
+@pytest.mark.parametrize("own", [["--model.regime", "local"], ["--model.num_lora", "2"]])
+def test_where_each_site_has_a_model_of_its_own_one_is_chosen(
+    own: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--model.lora_init", "reference", *own)
+    assert "Dice of each site&#x27;s own model" in (run / "report.html").read_text()
     capsys.readouterr()
     main(["test", *QUIET])
-    assert "model of site-B, site-A colin27: brain dice" in capsys.readouterr().out
-    with (run / "volumes.csv").open(newline="") as file:
-        assert [row["model"] for row in csv.DictReader(file)] == [f"site-{site}" for site in "ABC" for _ in range(2)]
-    assert "must be of a run with one model" in refusal(capsys, "predict", "--scans", "x.nii.gz")
+    assert "model of site-B, site-A test-00: kidney dice" in capsys.readouterr().out
+    rows = rows_of(run)
+    assert [row["model"] for row in rows] == [f"site-{site}" for site in "ABC" for _ in range(6)]
+
+    needed = (
+        "--site must name the site whose model is wanted, since in this run each has its own: site-A, site-B, site-C"
+    )
+    assert refusal(capsys, "predict") == f"{needed}, got none"
+    main(["predict", "--device", "cpu", "--site", "site-B"])
+    told = capsys.readouterr().out
+    for row in rows[6:12]:
+        (line,) = [line for line in told.splitlines() if f"/{row['site']}_{row['case']}" in line]
+        assert f"{run}/predictions/site-B/" in line
+        assert f"{row['class']} " in line
+        assert f"(Dice {float(row['dice']):.3f})" in line
+    assert "(model of site-B trained on synthetic data" in told
+
+    export = ["export", "--what", "merged", "--out", "b.safetensors", "--site"]
+    assert refusal(capsys, *export, "B") == f"{needed}, got B"
+    main([*export, "site-B"])
+    assert "the model of site-B alone" in (empty_folder / "b.safetensors.md").read_text()
+    write_scan(empty_folder / "scan.nii.gz")
+    predict = ["predict", "--scans", "scan.nii.gz", "--device", "cpu", "--out"]
+    main([*predict, "one", "--site", "site-B"])
+    main([*predict, "two", "--weights", "b.safetensors"])
+    masks = [np.asarray(nibabel.load(empty_folder / out / "scan.nii.gz").dataobj) for out in ("one", "two")]
+    assert len(np.unique(masks[0])) > 1
+    assert np.mean(masks[0] != masks[1]) < 1e-2  # folding LoRA in rounds otherwise
+
+
+PREPARED = ["--scale", "0.01", "--slices", "6", "--size", "32"]
 
 
 def test_scans_are_segmented_without_the_training_data(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained on prepared files that are gone when the scans come; the written grid is the scan's own."""
-    main(["prepare", "--preset", "ct-kidney-phantom", "--out", "kidneys", *PHANTOM])
+    main(["prepare", "--preset", "ct-kidney-phantom", "--out", "kidneys", *PREPARED])
     source = ["--data.source", "Decathlon", "--data.source.root", "kidneys", "--data.source.sites", "kidneys/sites.csv"]
     main(["fit", *source, *SMALL, *QUIET, "--trainer.max_epochs", "1"])
     (empty_folder / "kidneys").rename(empty_folder / "elsewhere")
@@ -191,9 +233,6 @@ def test_scans_are_segmented_without_the_training_data(empty_folder: Path, capsy
     assert set(np.unique(np.asarray(written.dataobj))) <= {0, 1, 2}
     assert (empty_folder / "masks" / "scan.png").is_file()
     assert "--scans must name existing files or folders, got none" in refusal(capsys, "predict", "--scans", "none")
-
-
-PHANTOM = ["--scale", "0.01", "--slices", "6", "--size", "32"]
 
 
 def test_real_hippocampi_are_segmented(empty_folder: Path, data_pack: Callable[[str], Path]) -> None:
@@ -221,8 +260,8 @@ def test_a_whole_model_is_exported_and_segments_the_same(empty_folder: Path) -> 
     card = (empty_folder / "out" / "model.safetensors.md").read_text()
     assert "Not a medical device" in card
     assert "variant flap" in card
-    assert "derived data" in card
-    assert "| val/dice |" in card
+    assert "synthetic data" in card
+    assert "| test/dice |" in card
     # Another hospital goes on from it.
     main(["fit", *TINY, "--model.init", "out/model.safetensors", "--trainer.max_epochs", "1", "--run.name", "on"])
     assert json.loads(Path("runs/fedsam/on/version_0/results.json").read_text())["model"]["pretrained"] == "file"
@@ -294,10 +333,18 @@ def test_killed_in_round_1_and_resumed_equals_uninterrupted(empty_folder: Path) 
     assert_same_weights(run.parents[1] / "whole" / "version_0", run)
 
 
-def test_two_processes_give_the_weights_of_one(empty_folder: Path, one_thread: None) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.num_lora", "2", "--model.client.scheduler", "WarmupPolyLR", "--model.client.scheduler.epochs", "3"],
+        ["--model.regime", "local"],
+    ],
+    ids=["federated", "local"],
+)
+def test_two_processes_give_the_weights_of_one(options: list[str], empty_folder: Path, one_thread: None) -> None:
     words = ["fit", *TINY, "--trainer.max_epochs", "2"]
-    main([*words, "--run.name", "one"])
-    arguments = [*words, "--run.name", "two", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    main([*words, *options, "--run.name", "one"])
+    arguments = [*words, *options, "--run.name", "two", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     (empty_folder / "two.py").write_text(f"from fedsam.cli import main\nmain({arguments})\n")
     done = subprocess.run(
         [sys.executable, "two.py"],
@@ -307,8 +354,18 @@ def test_two_processes_give_the_weights_of_one(empty_folder: Path, one_thread: N
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    runs = empty_folder / "runs" / "fedsam"
-    assert_same_weights(runs / "one" / "version_0", runs / "two" / "version_0")
+    one, two = (empty_folder / "runs" / "fedsam" / name / "version_0" for name in ("one", "two"))
+    assert_same_weights(one, two)
+    # What stays with each client: its own tensors, the optimiser's moments, the steps of the schedule.
+    states = sorted(path.relative_to(one) for path in (one / "clients").rglob("*.safetensors"))
+    assert states == sorted(path.relative_to(two) for path in (two / "clients").rglob("*.safetensors"))
+    assert {path.parent.name for path in states} == {f"client={k:04d}" for k in range(3)}
+    for path in states:
+        ours, theirs = load_file(one / path), load_file(two / path)
+        assert ours.keys() == theirs.keys()
+        assert any(name.startswith("personal/") for name in ours)
+        assert ("schedule/steps" in ours) == ("--model.num_lora" in options)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # ---------------------------------------------------------------------- sweep

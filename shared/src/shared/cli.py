@@ -16,7 +16,7 @@ from pydoc import locate
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -318,7 +318,8 @@ def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, 
         kind = " or ".join(base.__name__ for base in bases)
         return f"--{key} must name a class of kind {kind}, got {name}; {nearest(name.rsplit('.')[-1], known)}"
     if refused := re.match(r"Option '([^']+)' is not accepted", text):
-        takes = list(inspect.signature(cast(type, locate(owner))).parameters)
+        # Of a constructor with **options the parser finds out what these may be.
+        takes = ArgumentParser().add_class_arguments(cast(type, locate(owner)), fail_untyped=False)
         return f"--{key}.{refused[1]} is no option of {owner.rsplit('.')[-1]}; {nearest(refused[1], takes)}"
     if required := re.match(r"the following arguments are required: (.+)", text):
         return f"--{key}.{required[1]} is required by {owner.rsplit('.')[-1]}"

@@ -1,17 +1,13 @@
 """A federation small enough for seconds: three classes of 8x8 noise around class means, a linear network."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from shared.checkpoints import AtomicCheckpointIO
 from shared.classification import Classifier
 from shared.data.datamodule import ClassificationDataModule
 from shared.data.labelled_images import LabelledImages
@@ -20,7 +16,6 @@ from shared.data.sources import ImageSets, Source
 from shared.federated.data import RoundClock
 from shared.federated.fedavg import FedAvg
 from shared.federated.module import FederatedModule
-from shared.runs import RunLogger
 
 
 class Noise(Source):
@@ -64,35 +59,6 @@ def make_module() -> Callable[..., FederatedModule]:
     def make(aggregator: nn.Module | None = None, kind: type[FederatedModule] = FederatedModule, **options: Any) -> Any:
         torch.manual_seed(0)
         return kind(Classifier(NormalisedNet(), 3), aggregator or FedAvg(), **{"seed": 11, **options})
-
-    return make
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
-    def make(rounds: int, folder: str | None = None, **options: Any) -> Trainer:
-        callbacks: list[Any] = []
-        logger: Any = False
-        if folder is not None:
-            (tmp_path / folder).mkdir(exist_ok=True)
-            logger = RunLogger(tmp_path / folder, "test", folder)
-            callbacks.append(
-                ModelCheckpoint(dirpath=tmp_path / folder / "checkpoints", filename="{epoch}", save_top_k=-1)
-            )
-        return Trainer(
-            max_epochs=rounds,
-            accelerator="cpu",
-            logger=logger,
-            callbacks=callbacks,
-            enable_checkpointing=folder is not None,
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=tmp_path,
-            **options,
-        )
 
     return make
 

@@ -19,12 +19,12 @@ the model, bytes per message, round and run in both directions, the same for eve
 than full fine-tuning, which site has how many volumes and makes how many steps.
 
 The numbers of the model need no data. Where these are not at hand, the classes and sites that the reader is known to
-give are used, else --classes and --clients.
+give are used. --classes and --clients go before both.
 
 options:
   --config NAME    A file, or a shipped config by name; `fedsam configs` lists them.
-  --classes N      Foreground classes, for data that are not at hand.
-  --clients K      Sites, for data that are not at hand.
+  --classes N      Foreground classes, in place of those of the data.
+  --clients K      Sites, in place of those of the data.
   --ckpt_path P    Describe the run that a checkpoint belongs to; `last` is the newest.
   ...              Every option of fit; `fedsam fit --help` lists them.
 
@@ -89,10 +89,18 @@ def described(words: list[str]) -> str:
     options, missing = _options(words)
     data = VolumeDataModule(**options.part("data"))
     absent = f"needs --{missing}" if missing else _absence(data)
-    classes, clients = (data.num_classes, len(data.client_ids)) if absent is None else _known(options, absent)
+    classes, clients = _sizes(options, data, absent)
     # `local` and `centralised` send nothing: what the same model would send is told.
     part = options.part("model") | {"init": "random", "regime": "federated"}
     sizes: dict[str, Any] = {"image_size": data.image_size, "num_classes": classes}
+    if absent is not None:
+        listed = f"data: {type(data.source).__name__}, not at hand: {absent}"
+    elif options.chosen.classes or options.chosen.clients:
+        listed = (
+            f"data: not those of data.source, but {_counted(classes, 'class', 'classes')} at {clients} sites, as told"
+        )
+    else:
+        listed = ""
     names = ["background", *(str(number + 1) for number in range(classes))]
     # On the meta device tensors have shapes and no numbers: a model of any size takes no memory and no time.
     with torch.device("meta"), warnings.catch_warnings():
@@ -103,7 +111,7 @@ def described(words: list[str]) -> str:
     return "\n\n".join(
         [
             _head(model, clients, classes, rounds, options),
-            _data(data, model, absent),
+            listed or _data(data, model),
             _components(model.network),
             _traffic(model, clients, rounds),
             _comparison(model.network, others),
@@ -140,8 +148,10 @@ def _absence(data: "VolumeDataModule") -> str | None:
     return None
 
 
-def _known(options: "FitOptions", absent: str) -> tuple[int, int]:
-    """Classes and sites without the data."""
+def _sizes(options: "FitOptions", data: "VolumeDataModule", absent: str | None) -> tuple[int, int]:
+    """Classes and sites: as told, else of the data, else as published."""
+    if absent is None:
+        return options.chosen.classes or data.num_classes, options.chosen.clients or len(data.client_ids)
     reader = options.chosen.data.source.class_path.rsplit(".", 1)[-1]
     known = KNOWN.get(reader, (None, None))
     classes, clients = options.chosen.classes or known[0], options.chosen.clients or known[1]
@@ -156,18 +166,20 @@ def _head(model: "FederatedSegmenter", clients: int, classes: int, rounds: int, 
     start = "random weights" if chosen.init == "random" else f"weights of {chosen.init}"
     return (
         f"{network.variant} of SAM {network.size} at {network.image_size} x {network.image_size}, rank "
-        f"{network.plan.rank}, {classes} classes and background, {start}\n"
+        f"{network.plan.rank}, {_counted(classes, 'class', 'classes')} and background, {start}\n"
         f"{chosen.regime}: {clients} sites, {rounds} rounds, {type(model.aggregator).__name__}"
     )
 
 
-def _data(data: "VolumeDataModule", model: "FederatedSegmenter", absent: str | None) -> str:
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _data(data: "VolumeDataModule", model: "FederatedSegmenter") -> str:
     import torch
 
     from shared.text_table import text_table
 
-    if absent is not None:
-        return f"data: {type(data.source).__name__}, not at hand: {absent}"
     told, generator = data.describe(), torch.Generator()
     rows = []
     for client in data.client_ids:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fedsam.trained import Trained
 
 HELP = """\
-usage: fedsam export --what KIND --out FILE [--ckpt_path P] [--image_size S]
+usage: fedsam export --what KIND --out FILE [--ckpt_path P] [--site NAME] [--image_size S]
 
 Write a trained model as one file to pass on, and a model card (FILE.md) beside it. The training data need not be at
 hand.
@@ -25,11 +25,13 @@ kinds:
 options:
   --out FILE        .safetensors; for sam also .pth, which segment_anything reads.
   --ckpt_path P     Checkpoint of a run; by default the newest (`last`) of --run.name.
+  --site NAME       Whose model, where each site has its own (model.regime local, model.num_lora above 1).
   --image_size S    For sam: the image size to whose grid positions are resized (segment_anything builds for 1024)."""
 
 OWN: dict[str, dict[str, Any]] = {
     "what": {"type": str | None},
     "out": {"type": str | None},
+    "site": {"type": str | None},
     "image_size": {"type": int | None},
 }
 KINDS = ("merged", "adapters", "sam")
@@ -83,6 +85,7 @@ def _write_card(card: Path, path: Path, what: str, trained: "Trained", told: str
         "adapters": f"`fedsam predict --scans SCAN --weights {path.name} --base SAM_CHECKPOINT --out DIR`",
         "sam": f"segment_anything's registry with checkpoint {path.name}",
     }[what]
+    whose = f"the model of {trained.site} alone" if trained.site else f"{len(reading.sites)} sites"
     lines = [
         f"# {path.name}",
         "",
@@ -94,8 +97,7 @@ def _write_card(card: Path, path: Path, what: str, trained: "Trained", told: str
         f"{network.plan.rank}, {network.trainable_numbers():,} numbers trained",
         f"- started from: {start}",
         f"- classes: {', '.join(reading.class_names)}",
-        f"- trained on: {reading.data} ({reading.provenance} data), {len(reading.normalisations)} sites, "
-        f"{trained.regime}",
+        f"- trained on: {reading.data} ({reading.provenance} data), {trained.regime}, {whose}",
         f"- use: {use}",
     ]
     lines += _scores(trained.folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from fedsam.virtual_subjects import Appearance, Template, VirtualSubject, shipped_template, subjects
 from fedsam.volumes import Provenance, VolumeSets, VolumeSource
@@ -25,7 +26,7 @@ class VirtualHeads(VolumeSource):
         class_name: The foreground.
         template: Gives the head; called when a subject is read.
         original: Name and provenance of the undeformed head.
-        train: Training subjects at each site.
+        train: Training subjects at each site; 249 : 145 : 59 subjects are the proportions of Fed-IXI.
         validation: Validation subjects at each site.
         test: Test subjects at each site, beside the undeformed head, which counts to the first.
         seed: Of everything random.
@@ -37,10 +38,10 @@ class VirtualHeads(VolumeSource):
         class_name: str,
         template: Callable[[], Template],
         original: tuple[str, Provenance],
-        train: Sequence[int],
-        validation: Sequence[int],
-        test: Sequence[int],
-        seed: int,
+        train: Sequence[int] = (6, 4, 2),
+        validation: Sequence[int] = (2, 1, 1),
+        test: Sequence[int] = (1, 1, 1),
+        seed: int = 73,
     ) -> None:
         for option, counts, least in (("train", train, 1), ("validation", validation, 0), ("test", test, 0)):
             if len(counts) != len(SITES) or min(counts) < least:
@@ -84,18 +85,9 @@ class MiniIxi(VirtualHeads):
     intensity window reaches a Dice of 0.775 on the undeformed head.
 
     Args:
-        train: Training subjects at each site; 249 : 145 : 59 subjects are the proportions of Fed-IXI.
-        validation: Validation subjects at each site.
-        test: Virtual test subjects at each site.
-        seed: Of everything random.
+        **subjects: ``train``, ``validation``, ``test`` and ``seed`` of :class:`VirtualHeads`.
     """
 
-    def __init__(
-        self,
-        train: Sequence[int] = (6, 4, 2),
-        validation: Sequence[int] = (2, 1, 1),
-        test: Sequence[int] = (1, 1, 1),
-        seed: int = 73,
-    ) -> None:
+    def __init__(self, **subjects: Any) -> None:
         template = partial(shipped_template, MINI_IXI_FILE, MINI_IXI_SHA256)
-        super().__init__("mini-ixi", "brain", template, ("colin27", "real"), train, validation, test, seed)
+        super().__init__("mini-ixi", "brain", template, ("colin27", "real"), **subjects)

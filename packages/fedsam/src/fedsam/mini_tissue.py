@@ -1,7 +1,7 @@
 """Grey matter in virtual relatives of the ICBM 152 average brain."""
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from fedsam.mini_ixi import VirtualHeads
 from fedsam.virtual_subjects import shipped_template
@@ -19,18 +19,9 @@ class MiniTissue(VirtualHeads):
     noise make it harder.
 
     Args:
-        train: Training subjects at each site.
-        validation: Validation subjects at each site.
-        test: Virtual test subjects at each site.
-        seed: Of everything random.
+        **subjects: ``train``, ``validation``, ``test`` and ``seed`` of :class:`fedsam.mini_ixi.VirtualHeads`.
     """
 
-    def __init__(
-        self,
-        train: Sequence[int] = (6, 4, 2),
-        validation: Sequence[int] = (2, 1, 1),
-        test: Sequence[int] = (1, 1, 1),
-        seed: int = 73,
-    ) -> None:
+    def __init__(self, **subjects: Any) -> None:
         template = partial(shipped_template, MINI_TISSUE_FILE, MINI_TISSUE_SHA256)
-        super().__init__("mini-tissue", "grey matter", template, ("icbm152", "derived"), train, validation, test, seed)
+        super().__init__("mini-tissue", "grey matter", template, ("icbm152", "derived"), **subjects)

@@ -1,12 +1,28 @@
 """Slices with the outlines of masks drawn into them."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from scipy import ndimage
 
-COLOURS = ((0.95, 0.35, 0.25), (0.25, 0.65, 0.95), (0.95, 0.80, 0.20), (0.45, 0.85, 0.45))
+COLOURS = {
+    "red": (0.95, 0.35, 0.25),
+    "blue": (0.25, 0.65, 0.95),
+    "yellow": (0.95, 0.80, 0.20),
+    "green": (0.45, 0.85, 0.45),
+}
 """Of the predicted classes, in turn; the true outline is white."""
+
+
+def legend(class_names: Sequence[str]) -> str:
+    """Which foreground class has which colour.
+
+    Example:
+        >>> legend(["kidney", "tumour"])
+        'kidney red, tumour blue'
+    """
+    return ", ".join(f"{name} {colour}" for name, colour in zip(class_names, cycle(COLOURS), strict=False))
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -36,8 +52,9 @@ def overlay(image: np.ndarray, predicted: np.ndarray, true: np.ndarray | None = 
     grey, classes = (np.kron(x, np.ones((factor, factor), x.dtype)) for x in (image.astype(np.float64), predicted))
     low, high = grey.min(), grey.max()
     picture = np.repeat(((grey - low) / (high - low if high > low else 1.0))[..., None], 3, axis=2)
+    tints = list(COLOURS.values())
     for number in range(1, int(classes.max(initial=0)) + 1):
-        colour, mask = np.array(COLOURS[(number - 1) % len(COLOURS)]), classes == number
+        colour, mask = np.array(tints[(number - 1) % len(tints)]), classes == number
         picture[mask] = 0.75 * picture[mask] + 0.25 * colour
         picture[outline(mask)] = colour
     if true is not None:

@@ -15,16 +15,19 @@ HELP = """\
 usage: fedsam predict [--scans PLACE ...] [--out DIR] [--ckpt_path P | --weights FILE] [options of fit]
 
 Segment scans: write each one's classes as NAME.nii.gz on the scan's own grid, with its affine, and a picture NAME.png
-beside it, and print a line per scan. The training data need not be at hand. Not a medical device.
+beside it (classes in red, blue, yellow and green in turn, known true outlines in white), and print a line per scan. The
+training data need not be at hand. Not a medical device.
 
 options:
   --scans PLACE ...  NIfTI files, folders of them, folders with one DICOM series each. Without it the test volumes of
                      the run's data are segmented, with their Dice.
-  --out DIR          Where to write; by default `predictions` in the run's folder.
+  --out DIR          Where to write; by default `predictions` in the run's folder (`predictions/SITE` for a model of
+                     one site's own).
   --ckpt_path P      Checkpoint of a run; by default the newest (`last`) of --run.name.
   --weights FILE     A file of `fedsam export` in place of a run: the whole model, or adapters with --base.
   --base FILE        The SAM checkpoint that the adapters were trained on.
-  --site NAME        Treat values as those of this training site, where sites have a normalisation each.
+  --site NAME        Take the model of this site, where each has its own (model.regime local, model.num_lora above 1),
+                     and treat values as those of this site, where sites have a normalisation each.
   --device D         auto (the GPU where there is one), cpu, cuda:1 ...
   ...                Options of fit, such as --model.inference.mode fused.
 
@@ -55,7 +58,7 @@ def run(words: list[str]) -> None:
     chosen = options.chosen
     if chosen.out is None and trained.folder is None:
         raise UsageError("--out must name the folder to write where --weights is given, got none")
-    folder = Path(chosen.out) if chosen.out else trained.folder / "predictions"  # type: ignore[operator]
+    folder = Path(chosen.out) if chosen.out else trained.folder / "predictions" / (trained.site or "")  # type: ignore[operator]
     if chosen.scans:
         volumes: Iterable[Volume] = scans(trained, chosen.scans, chosen.site)
     elif trained.folder is not None:
@@ -68,8 +71,9 @@ def run(words: list[str]) -> None:
         predicted = segmenter.segment(volume).numpy()
         print(write_segmentation(folder, volume, predicted, trained.reading.class_names), flush=True)
         count += 1
+    whose = f"model of {trained.site}" if trained.site else "model"
     kind = trained.reading.provenance
-    print(f"{count} label volumes and pictures: {folder} (model trained on {kind} data, {trained.reading.data})")
+    print(f"{count} label volumes and pictures: {folder} ({whose} trained on {kind} data, {trained.reading.data})")
 
 
 def model_of(words: list[str], own: dict[str, dict[str, Any]]) -> tuple["FitOptions", "Trained"]:

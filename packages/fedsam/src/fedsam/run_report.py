@@ -2,23 +2,26 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from fedsam.describe import full_numbers
 from fedsam.module import FederatedSegmenter
+from fedsam.overlays import legend
+from fedsam.score_tables import model_table, site_table, told_empty
 from fedsam.segmentation_output import picture
+from fedsam.segmenter import VolumeSegmenter
 from fedsam.volumes import Volume
 from shared.atomic import write_text
 from shared.plots import Curve, curves, save
-from shared.report import Report, duration
-from shared.runs import RunLogger, folder_of_checkpoint, read_metrics, run_folder_of
+from shared.report import Report
+from shared.run_report import RunPage, reproduce, split_of
+from shared.runs import folder_of_checkpoint, read_metrics
 
 PICTURED = 4
 PROSE = {
@@ -31,35 +34,19 @@ PROSE = {
 }
 
 
-class RunReport(Callback):
+class RunReport(RunPage):
     """After training, draws curves and overlays and writes ``report.html``; after a test, prints the scores."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder_of(trainer)
-        if folder is None or not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.save()
-        if not (folder / "metrics.csv").exists():
-            return
-        assert isinstance(pl_module, FederatedSegmenter)
-        record = json.loads((folder / "results.json").read_text())
-        shown = [] if pl_module.regime == "local" else pictured(trainer, pl_module)
-        page = write_report(folder, record, pl_module, shown)
-        split = "test" if record["data"]["validated_on"] == "test" else "val"
-        dice = record["metrics"].get(f"{split}/dice")
-        told = f"{split}/dice {dice:.3f} " if dice is not None else ""
-        print(
-            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
-            f"in {duration(record['wall_seconds'])}\nreport: {page}"
-        )
+    score = "dice"
+
+    def write(self, folder: Path, record: dict[str, Any], trainer: Trainer, module: Any) -> Path:
+        return write_report(folder, record, module, pictured(trainer, module))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, FederatedSegmenter)
         # Of each site's own model where every site trained alone, else of the one that all share.
-        own = {data.sites[client]: metrics for client, metrics in pl_module._of_models.items()}
+        own = {data.sites[client]: metrics for client, metrics in pl_module.model_metrics.items()}
         tables: dict[str, Any] = own or {"": pl_module.local.metrics}
         if not trainer.is_global_zero or not all(metrics.update_called for metrics in tables.values()):
             return
@@ -91,14 +78,19 @@ def write_volumes(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def pictured(trainer: Trainer, module: FederatedSegmenter) -> list[tuple[Volume, Tensor]]:
-    """The first evaluation volumes of each site in turn, segmented by the model as it stands."""
+    """The first evaluation volumes of each site in turn, segmented by the model that the site uses."""
     volumes = list(trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
     first: dict[str, Volume] = {}
     for volume in volumes:
         first.setdefault(volume.site, volume)
-    training = module.local.training
+    training, sites = module.local.training, trainer.datamodule.sites  # type: ignore[attr-defined]
     module.local.eval()
-    segmented = [(volume, module.local.segment(volume)) for volume in list(first.values())[:PICTURED]]
+    segmented = []
+    for volume in list(first.values())[:PICTURED]:
+        owned = module.owners() and volume.site in sites
+        model = module.model_of(sites.index(volume.site)) if owned else module.local
+        assert isinstance(model, VolumeSegmenter)
+        segmented.append((volume, model.segment(volume)))
     module.local.train(training)
     return segmented
 
@@ -116,7 +108,7 @@ def write_report(
     """
     series = read_metrics(folder / "metrics.csv")
     data, model = record["data"], record["model"]
-    split = "test" if data["validated_on"] == "test" else "val"
+    split = split_of(record)
     last = {name: pairs[-1][1] for name, pairs in series.items()}
     report = Report(
         f"{model['variant']} of {model['network']}, {model['regime']}",
@@ -131,27 +123,19 @@ def write_report(
             note=f"Mean over all volumes: {last[f'{split}/dice_pooled']:.3f}.",
         )
         report.section("Training", PROSE[model["regime"]])
-        names = ["dice", *(f"dice/site_{client['site']}" for client in data["clients"].values())]
+        names = {client["site"]: f"{split}/dice/site_{client['site']}" for client in data["clients"].values()}
         drawn = {
-            name.removeprefix("dice/site_"): Curve(
-                [value for _, value in series[f"{split}/{name}"]],
-                x=[epoch + 1 for epoch, _ in series[f"{split}/{name}"]],
-            )
-            for name in names
-            if f"{split}/{name}" in series
+            name: Curve([value for _, value in series[key]], x=[epoch + 1 for epoch, _ in series[key]])
+            for name, key in {"mean": f"{split}/dice", **names}.items()
+            if key in series
         }
         report.figure(
             save(curves(drawn, y_label="Dice"), folder / "curves.png"),
             "Dice of each site and their mean after each round.",
         )
-        report.table(
-            ["score", "last round"],
-            [(name.removeprefix(f"{split}/"), value) for name, value in last.items() if name.startswith(f"{split}/")],
-            caption="All scores",
-            provenance=data["provenance"],
-        )
+        _tables_of_scores(report, last, split, data, list(module.local.metrics.masks))
     if shown:
-        report.section("Segmentations", "Predicted classes in colour, the true outline in white.")
+        report.section("Segmentations", f"Predicted: {legend(data['class_names'][1:])}. White: the true outline.")
         for number, (volume, predicted) in enumerate(shown):
             file = save(picture(volume, predicted.numpy()), folder / f"volume_{number}.png")
             report.figure(file, f"{volume.site}, {volume.case} ({volume.provenance}).")
@@ -169,16 +153,22 @@ def write_report(
         caption="What each site trains on",
         provenance=data["provenance"],
     )
-    report.reproduce(
-        record["command"],
-        versions=record["versions"],
-        seconds=record["wall_seconds"],
-        seed=record["seed"],
-        device=record["device"],
-        **{
-            "uploaded": f"{model['bytes']['up'] / 1e6:.1f} MB",
-            "downloaded": f"{model['bytes']['down'] / 1e6:.1f} MB",
-            "a message": f"{model['payload_bytes'] / 1e6:.2f} MB",
-        },
-    )
+    reproduce(report, record, **{"a message": f"{model['payload_bytes'] / 1e6:.2f} MB"})
     return report.write(folder / "report.html")
+
+
+def _tables_of_scores(
+    report: Report, last: Mapping[str, float], split: str, data: Mapping[str, Any], masks: Sequence[str]
+) -> None:
+    """Scores of the last round by site, and of sites' own models where they have any."""
+    scores = {name.removeprefix(f"{split}/"): value for name, value in last.items() if name.startswith(f"{split}/")}
+    clients = list(data["clients"].values())
+    volumes = {client["site"]: client["volumes"][data["validated_on"]] for client in clients}
+    head, lines = site_table(scores, volumes, masks)
+    own, of_models = model_table(scores, list(volumes), [site for site, count in volumes.items() if count])
+    caption = "Scores after the last round" + (", means over the sites' own models" if of_models else "")
+    report.table(head, lines, caption=caption, provenance=data["provenance"])
+    report.prose(told_empty(scores, masks))
+    if of_models:
+        caption = "Dice of each site's own model on the volumes of each site"
+        report.table(own, of_models, caption=caption, provenance=data["provenance"])

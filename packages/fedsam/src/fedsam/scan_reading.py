@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class ScanReading:
         provenance: The least real of them.
         class_names: Background and the foreground classes.
         normalisations: Of whole volumes, by site.
+        sites: Of the clients, in the order of their ids.
         slice_axis: Which of a NIfTI file's axes counts slices.
         channel: Which channel of a four-dimensional scan.
         anti_transposed: Whether slices are mirrored.
@@ -33,6 +34,7 @@ class ScanReading:
     provenance: str
     class_names: tuple[str, ...]
     normalisations: Mapping[str, Normalisation]
+    sites: tuple[str, ...] = ()
     slice_axis: int = 2
     channel: int | None = None
     anti_transposed: bool = False
@@ -56,14 +58,16 @@ class ScanReading:
             )
         return kinds.pop()
 
+    def of_site(self, site: str) -> "ScanReading":
+        """What a model of one site's own wants."""
+        return replace(self, sites=(site,), normalisations={site: self.normalisation(site)})
+
     def to_json(self) -> str:
         """As text."""
         normalisations = {
             site: {"kind": type(chosen).__name__, **asdict(chosen)} for site, chosen in self.normalisations.items()
         }
-        return json.dumps(
-            {**self.__dict__, "class_names": list(self.class_names), "normalisations": normalisations}, indent=1
-        )
+        return json.dumps({**self.__dict__, "normalisations": normalisations}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "ScanReading":
@@ -73,8 +77,8 @@ class ScanReading:
         for site, told in content["normalisations"].items():
             kind = _KINDS[told.pop("kind")]
             normalisations[site] = kind(**told)
-        names = tuple(content["class_names"])
-        return cls(**content | {"class_names": names, "normalisations": normalisations})
+        lists = {name: tuple(content.get(name, ())) for name in ("class_names", "sites")}
+        return cls(**content | lists | {"normalisations": normalisations})
 
     def write(self, folder: Path) -> None:
         """Write ``scans.json`` into a run folder."""
@@ -94,7 +98,12 @@ class ScanReading:
 
 
 def reading_of(
-    name: str, provenance: str, class_names: Sequence[str], cases: Sequence[Case], anti_transposed: bool
+    name: str,
+    provenance: str,
+    class_names: Sequence[str],
+    sites: Sequence[str],
+    cases: Sequence[Case],
+    anti_transposed: bool,
 ) -> ScanReading:
     """What training cases tell. Cases that are made rather than read from files have values as they should be."""
     first = cases[0]
@@ -103,6 +112,7 @@ def reading_of(
         provenance=provenance,
         class_names=tuple(class_names),
         normalisations={case.site: getattr(case, "normalisation", Unchanged()) for case in reversed(cases)},
+        sites=tuple(sites),
         slice_axis=getattr(first, "slice_axis", 2),
         channel=getattr(first, "channel", None),
         anti_transposed=anti_transposed,

@@ -18,9 +18,9 @@ from shared.versions import versions
 
 PROSE = (
     "Dice on the test volumes after the last round. A site's score is the mean of its classes, a class's the mean over "
-    "the site's volumes; `mean` counts every site alike, `pooled` every volume. Models of local training are scored on "
-    "the data of all sites, and stand here with the mean over them. The collaborative gain is the mean over sites of a "
-    "site's score under the federated model less that under its own, in points of Dice."
+    "the site's volumes; the column mean counts every site alike, pooled every volume. Models of local training are "
+    "scored on the data of all sites, and stand here with the mean over them. The collaborative gain is the mean over "
+    "sites of a site's score under the federated model less that under its own, in points of Dice."
 )
 
 
@@ -130,11 +130,15 @@ def write_report(
     write_text(out / "table.csv", text.getvalue())
     write_text(out / "table.md", f"{caption}\n\n{markdown(head, lines)}\n\n{PROSE}\n")
     write_text(out / "command.txt", command + "\n")
-    told = f"{first['data']} · {len(variants)} variants, {len(regimes)} regimes, {len(seeds)} seeds"
+    counted = f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
+    told = f"{first['data']} · {len(variants)} variants, {len(regimes)} regimes, {counted}"
     report = Report("What to train and send", told)
     report.prose(PROSE)
-    report.figure(picture, "Dice of each site's test volumes after the last round.")
-    report.table(head, lines, caption=caption, provenance=first["provenance"])  # type: ignore[arg-type]
+    report.figure(picture, "Dice of each site's test volumes after the last round; table.csv has more digits.")
+    # The picture has the sites; with them the table would be wider than the page.
+    shown = [place for place, name in enumerate(head) if name not in sites]
+    narrow = [[line[place] for place in shown] for line in lines]
+    report.table([head[place] for place in shown], narrow, caption=caption, provenance=first["provenance"])  # type: ignore[arg-type]
     report.reproduce(
         command,
         versions=versions("fedsam"),

@@ -35,20 +35,25 @@ class Trained:
         reading: How scans are read.
         folder: The run folder; ``None`` where the model came from a file.
         regime: How it was trained.
+        site: Whose model it is, where each site has its own.
     """
 
     segmenter: VolumeSegmenter
     reading: ScanReading
     folder: Path | None = None
     regime: str = "federated"
+    site: str | None = None
 
 
 def from_run(options: FitOptions) -> Trained:
     """The model of the checkpoint that ``--ckpt_path`` names; the training data need not be at hand.
 
+    Where each site has a model of its own (``regime: local``, or weights that mix parallel LoRA pairs), it is that of
+    ``--site``.
+
     Raises:
-        UsageError: The checkpoint lies outside its run, belongs to another model, or holds none because each site
-            trained its own.
+        UsageError: The checkpoint lies outside its run or belongs to another model, or ``--site`` names none of those
+            that have their own.
     """
     checkpoint = Path(options.chosen.ckpt_path)
     folder = folder_of_checkpoint(checkpoint)
@@ -56,10 +61,6 @@ def from_run(options: FitOptions) -> Trained:
         raise UsageError(f"--ckpt_path must lie in the folder of its run, got {checkpoint}")
     reading = ScanReading.of_run(folder)
     chosen = options.chosen.model
-    if chosen.regime == "local":
-        raise UsageError(
-            f"--ckpt_path must be of a run with one model; with model.regime local each site has its own, got {folder}"
-        )
     part = options.part("model") | {"init": "random"}  # the checkpoint holds every weight
     module = FederatedSegmenter(
         **part,
@@ -67,9 +68,11 @@ def from_run(options: FitOptions) -> Trained:
         num_classes=len(reading.class_names) - 1,
         class_names=list(reading.class_names),
     )
-    state: dict[str, Tensor] = AtomicCheckpointIO().load_checkpoint(checkpoint)["state_dict"]
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    state: dict[str, Tensor] = content["state_dict"]
     require_same_tensors(state, module.state_dict(), what=f"the checkpoint {checkpoint}")
     module.load_state_dict(state)
+    module.on_load_checkpoint(content)
     record = folder / "results.json"
     if record.is_file():
         told = json.loads(record.read_text(encoding="utf-8"))["model"]
@@ -77,7 +80,22 @@ def from_run(options: FitOptions) -> Trained:
         module.network.weights_sha256 = told.get("weights_sha256")
     elif chosen.init != "random":
         module.network.pretrained = "self" if chosen.init == "tiny" else "file"
-    return Trained(module.local.eval(), reading, folder, chosen.regime)
+    if module.regime == "centralised" or not module.kept():
+        return Trained(module.local.eval(), reading, folder, chosen.regime)
+    site: str | None = options.chosen.site
+    if site not in reading.sites:
+        raise UsageError(
+            f"--site must name the site whose model is wanted, since in this run each has its own: "
+            f"{', '.join(reading.sites)}, got {site or 'none'}"
+        )
+    client = reading.sites.index(site)
+    if client not in module.client_rounds:
+        raise UsageError(f"--site must name a site that finished a round, got {site}")
+    module.open_states(folder / "clients")
+    model = module.model_of(client)
+    assert isinstance(model, VolumeSegmenter)
+    model.network.pretrained, model.network.weights_sha256 = module.network.pretrained, module.network.weights_sha256
+    return Trained(model, reading.of_site(site), folder, chosen.regime, site)
 
 
 def _metadata(trained: Trained) -> dict[str, str]:

@@ -34,7 +34,8 @@ class ScanRecord(Callback):
             return
         data: VolumeDataModule = trainer.datamodule  # type: ignore[attr-defined]
         cases = data.cases("train")
-        reading_of(data.data_name, data.provenance, data.class_names, cases, data.anti_transposed).write(folder)
+        reading = reading_of(data.data_name, data.provenance, data.class_names, data.sites, cases, data.anti_transposed)
+        reading.write(folder)
 
 
 class LastTrainer(Callback):

@@ -1,15 +1,15 @@
 """The pictures and the page of one training run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from shared.metrics.classification import bootstrap_intervals
 from shared.plots import Curve, bars, confusion, curves, save
-from shared.report import Report, duration
-from shared.runs import RunLogger, read_metrics, run_folder_of
+from shared.report import Report
+from shared.run_report import RunPage, reproduce, split_of
+from shared.runs import read_metrics
 
 PROSE = {
     "federated": (
@@ -26,27 +26,13 @@ PROSE = {
 }
 
 
-class RunReport(Callback):
+class RunReport(RunPage):
     """After training, draws curves, confusion matrix and client data, and writes ``report.html``."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = run_folder_of(trainer)
-        if folder is None or not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.save()
-        if not (folder / "metrics.csv").exists():
-            return
-        record = json.loads((folder / "results.json").read_text())
-        page = write_report(folder, record, pl_module.local.metrics)  # type: ignore[union-attr]
-        split = "test" if record["data"]["validated_on"] == "test" else "val"
-        score = record["metrics"].get(f"{split}/macro_f1")
-        told = f"{split}/macro_f1 {score:.3f} " if score is not None else ""
-        print(
-            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
-            f"in {duration(record['wall_seconds'])}\nreport: {page}"
-        )
+    score = "macro_f1"
+
+    def write(self, folder: Path, record: dict[str, Any], trainer: Trainer, module: Any) -> Path:
+        return write_report(folder, record, module.local.metrics)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule.describe()  # type: ignore[attr-defined]
@@ -65,7 +51,7 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
     """
     series = read_metrics(folder / "metrics.csv")
     data, model = record["data"], record["model"]
-    split = "test" if data["validated_on"] == "test" else "val"
+    split = split_of(record)
     federated, alone = model["regime"] == "federated", model["regime"] == "local"
     if federated:
         title = f"{model['aggregator']} under {model['attack']}"
@@ -109,16 +95,6 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
     clients = [f"client {k}" + (" (hostile)" if int(k) in hostile else "") for k in data["clients"]]
     partition = bars(list(data["clients"].values()), clients, data["class_names"], x_label="training images")
     report.figure(save(partition, folder / "partition.png"), "What each client trains on.")
-    report.reproduce(
-        record["command"],
-        versions=record["versions"],
-        seconds=record["wall_seconds"],
-        seed=record["seed"],
-        device=record["device"],
-        **{
-            "uploaded": f"{model['bytes']['up'] / 1e6:.1f} MB",
-            "downloaded": f"{model['bytes']['down'] / 1e6:.1f} MB",
-            "model": f"{model['coordinates']:,} numbers, {model['payload_bytes'] / 1e6:.2f} MB per message",
-        },
-    )
+    size = f"{model['coordinates']:,} numbers, {model['payload_bytes'] / 1e6:.2f} MB per message"
+    reproduce(report, record, model=size)
     return report.write(folder / "report.html")

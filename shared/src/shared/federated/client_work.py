@@ -307,12 +307,16 @@ class ClientWork(EvaluatedModule):
             return self.local
         if client not in self._recalled:
             if self.client_rounds and "states" not in self._scratch:
-                self._scratch["states"] = ClientStates(self._states_folder())
+                self.open_states(self._states_folder())
             self._recalled[client] = self._recall(client)
         worker = self._worker()
         self._load(worker, self.exchanged(), self._recalled[client])
         worker.eval()
         return worker
+
+    def open_states(self, folder: Path | None) -> None:
+        """Read and write what clients keep below ``folder``, or in memory; a trainer does it by itself."""
+        self._scratch["states"] = ClientStates(folder)
 
     def _states_folder(self) -> Path:
         """Where the checkpoint that is evaluated left the clients' states."""

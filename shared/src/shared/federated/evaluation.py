@@ -62,6 +62,7 @@ class EvaluatedModule(LightningModule):
 
     Attributes:
         local: The model and its task.
+        model_metrics: Client to the metrics of its own model in the last evaluation, where clients have their own.
     """
 
     local: Task
@@ -72,7 +73,7 @@ class EvaluatedModule(LightningModule):
         self._scratch: dict[str, Any] = {}
         self._eval_clients: list[int] = []
         self._of_clients: dict[int, Metric] = {}
-        self._of_models: dict[int, Metric] = {}
+        self.model_metrics: dict[int, Metric] = {}
         # The clients' own tensors, read once per evaluation.
         self._recalled: dict[int, dict[str, Tensor]] = {}
 
@@ -125,7 +126,7 @@ class EvaluatedModule(LightningModule):
         own = getattr(self.trainer.datamodule, "eval_clients", None)  # type: ignore[attr-defined]
         self._eval_clients = list(own or [])
         self._of_clients = {k: self._empty_metrics() for k in self._eval_clients}
-        self._of_models = {k: self._empty_metrics() for k in self.owners()}
+        self.model_metrics = {k: self._empty_metrics() for k in self.owners()}
 
     def _empty_metrics(self) -> Metric:
         metrics = self.local.metrics.clone()
@@ -135,14 +136,14 @@ class EvaluatedModule(LightningModule):
     def _score(self, batch: Any, loader: int) -> None:
         """One pass of each model over the batch; a second one where a client's own differs from the shared one."""
         client = self._eval_clients[loader] if self._eval_clients else None
-        for k, metrics in self._of_models.items():
+        for k, metrics in self.model_metrics.items():
             self.model_of(k).update(metrics, batch)
         if client is not None:
             model = self.model_of(client)
             model.update(self._of_clients[client], batch)
             if model is self.local:
                 return  # the pooled scores are put together from these
-        if not self._of_models:
+        if not self.model_metrics:
             self.local.update(self.local.metrics, batch)
 
     def _log_evaluation(self, prefix: str) -> dict[str, Tensor]:
@@ -154,11 +155,11 @@ class EvaluatedModule(LightningModule):
         self._recalled.clear()
         values: dict[str, Tensor] = {}
         # Merged before anything is computed, since a metric remembers its result.
-        parts = self._of_models or self._of_clients
+        parts = self.model_metrics or self._of_clients
         if parts and not self.local.metrics.update_called:
             self.local.metrics = merged(list(parts.values()))
         of_clients = {k: scalars(metrics) for k, metrics in self._of_clients.items()}
-        of_models = {k: scalars(metrics) for k, metrics in self._of_models.items()}
+        of_models = {k: scalars(metrics) for k, metrics in self.model_metrics.items()}
         scores = mean_scores(of_models) if of_models else scalars(self.local.metrics)
         for word, table in (("client", of_clients), ("model", of_models)):
             if len(table) <= LISTED_CLIENTS:

@@ -15,7 +15,6 @@ from shared.errors import RunError, UsageError
 from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
 from shared.federated.client import ClientTraining
-from shared.federated.client_states import ClientStates
 from shared.federated.client_work import ClientWork
 from shared.federated.ledger import Entry, Ledger, PayloadMeter
 from shared.federated.reference import needs_reference, reference_update, require_clean_data
@@ -222,7 +221,7 @@ class FederatedModule(ClientWork):
             return
         folder = run_folder_of(self.trainer)
         self._scratch["folder"] = folder
-        self._scratch["states"] = ClientStates(folder and folder / "clients")
+        self.open_states(folder and folder / "clients")
         if self.kept() and folder is None and self.trainer.world_size > 1:
             raise UsageError(
                 "clients that keep tensors of their own need a run folder over several processes, got none"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedsam.intensity import HounsfieldWindow, Normalisation, Percentiles
 from fedsam.readers.nifti import NiftiCase, scans_in, stem
@@ -93,28 +94,16 @@ class SiteFolders(OwnScans):
     Args:
         root: The folder that holds the sites'.
         labels: Name of each foreground class to its value in the masks, or to several values that it unites.
-        hounsfield: Clip to this range of values, the same for all scans (CT).
-        percentiles: Clip to these percentiles of each scan, where ``hounsfield`` is not given (MR and others).
-        channel: Which one to take where scans have several (0 is the first).
-        slice_axis: Which of the files' axes counts slices.
-        tolerance: How far in mm scan and mask may lie apart.
-        name: What the data are called.
-        provenance: Whether the scans are real, derived or synthetic.
+        **options: As for :class:`OwnScans`.
     """
 
     def __init__(
         self,
         root: str | Path,
         labels: Mapping[str, int | Sequence[int]],
-        hounsfield: tuple[float, float] | None = None,
-        percentiles: tuple[float, float] = (1.0, 99.0),
-        channel: int | None = None,
-        slice_axis: int = 2,
-        tolerance: float = 0.5,
-        name: str = "own scans",
-        provenance: Provenance = "real",
+        **options: Any,
     ) -> None:
-        super().__init__(labels, hounsfield, percentiles, channel, slice_axis, tolerance, name, provenance)
+        super().__init__(labels, **options)
         self.root = Path(root)
 
     def load(self) -> VolumeSets:
@@ -161,28 +150,16 @@ class SiteTable(OwnScans):
     Args:
         csv: The table.
         labels: Name of each foreground class to its value in the masks, or to several values that it unites.
-        hounsfield: Clip to this range of values, the same for all scans (CT).
-        percentiles: Clip to these percentiles of each scan, where ``hounsfield`` is not given (MR and others).
-        channel: Which one to take where scans have several (0 is the first).
-        slice_axis: Which of the files' axes counts slices.
-        tolerance: How far in mm scan and mask may lie apart.
-        name: What the data are called.
-        provenance: Whether the scans are real, derived or synthetic.
+        **options: As for :class:`OwnScans`.
     """
 
     def __init__(
         self,
         csv: str | Path,
         labels: Mapping[str, int | Sequence[int]],
-        hounsfield: tuple[float, float] | None = None,
-        percentiles: tuple[float, float] = (1.0, 99.0),
-        channel: int | None = None,
-        slice_axis: int = 2,
-        tolerance: float = 0.5,
-        name: str = "own scans",
-        provenance: Provenance = "real",
+        **options: Any,
     ) -> None:
-        super().__init__(labels, hounsfield, percentiles, channel, slice_axis, tolerance, name, provenance)
+        super().__init__(labels, **options)
         self.csv = Path(csv)
 
     def load(self) -> VolumeSets:
