@@ -4,10 +4,10 @@
 
 Each sample is drawn from ``(seed, index)`` alone: ellipses, polygons, blobs, tubes and layered tissues with textures,
 then blur, a bias field, noise and gamma; no real picture is used. Prompts of three kinds (one point, several points,
-a box) ask for one of the masks. The network is the published design in size ``tiny`` with its own four-fold decoder and its prompt
-encoder; the loss is the published one, 20 focal + Dice + the error of the predicted overlap, for one point on the best
-of three masks. The state of training is written to ``DIR/training.pt`` and taken up again from there, bit for bit; the
-log to ``DIR/log.csv``; the weights, in half precision under SAM's names, to ``--out``.
+a box) ask for one of the masks. The network is the published design in size ``tiny`` with its own four-fold decoder
+and its prompt encoder; the loss is the published one, 20 focal + Dice + the error of the predicted overlap, for one
+point on the best of three masks. The state of training is written to ``DIR/training.pt`` and taken up again from
+there, bit for bit; the log to ``DIR/log.csv``; the weights, in half precision under SAM's names, to ``--out``.
 """
 
 import argparse
