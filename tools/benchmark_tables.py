@@ -128,7 +128,19 @@ def clients(record: dict[str, Any]) -> str:
 
 def lora_aggregation(record: dict[str, Any]) -> str:
     """Exact products of LoRA factors against a randomised SVD."""
-    columns = ["clients", "targets", "ours", "randomised", "speed-up", "95 %", "pairs", "promised", "floor", "of it"]
+    columns = [
+        "clients",
+        "threads",
+        "targets",
+        "ours",
+        "randomised",
+        "speed-up",
+        "95 %",
+        "pairs",
+        "promised",
+        "floor",
+        "of it",
+    ]
     columns += ["our error", "its error"]
     rows = []
     for row in record["results"]:
@@ -136,6 +148,7 @@ def lora_aggregation(record: dict[str, Any]) -> str:
         rows.append(
             [
                 row["clients"],
+                str(row["threads"]),
                 str(row["targets"]),
                 f"{1e3 * row['ours_cpu_s']:.0f} ms",
                 f"{1e3 * row['peer_cpu_s']:.0f} ms",
@@ -292,6 +305,17 @@ def battles(results: Path) -> str:
     return "\n\n".join(["## Every rule against every attack", *parts]) + "\n" if parts else ""
 
 
+def hippocampus(folder: Path) -> str:
+    """What `fedsam sweep` wrote on the volumes of the hippocampus, and overlays by `fedsam predict`."""
+    pictures = [folder / "dice.png", *sorted(folder.glob("overlay_*.png"))]
+    shown = "\n\n".join(f"![{path.stem.replace('_', ' ')}](results/{folder.name}/{path.name})" for path in pictures)
+    return (
+        f"## Hippocampus\n\n`{(folder / 'command.txt').read_text().strip()}`\n\n"
+        f"{(folder / 'notes.md').read_text().strip()}\n\n{(folder / 'table.md').read_text().strip()}\n\n{shown}\n\n"
+        f"Record: `results/{folder.name}/results.csv`.\n"
+    )
+
+
 def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
@@ -301,6 +325,8 @@ def main() -> None:
         name = section.__name__
         if (file := results / f"{name}.json").exists():
             parts.append(section(json.loads(file.read_text())))
+    if (results / "hippocampus" / "table.md").exists():
+        parts.append(hippocampus(results / "hippocampus"))
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
     if fought := battles(results):

@@ -30,6 +30,7 @@ from torch import Tensor
 from fedsam.lora_products import LoraPair, is_factor_a, lora_pairs, squared_norm, truncated_product
 from shared.errors import UsageError
 from shared.federated.aggregation import StateRule
+from shared.threads import torch_threads
 
 Preset = Literal["kits", "ixi", "prostate"]
 # As in the FLAP-SAM reference code. Only those of IXI equal its subject counts; the others look like slice counts.
@@ -171,7 +172,8 @@ class LoraRule(StateRule):
         ids = [client_ids[i] for i in order]
         scaled = self.weights_of_round(ids, weights if len(weights) != len(order) else weights[order])
         self.diagnostics = {}
-        with torch.no_grad():
+        # The factors are many and small: on one thread they take the least time and the least CPU.
+        with torch.no_grad(), torch_threads(1):
             return self.combine(uploads, origin=origin, weights=scaled, client_ids=ids, round=round)
 
     def combine(
