@@ -96,7 +96,9 @@ class TimmBackbone(Backbone):
         super().__init__()
         if not timm.is_model(name):
             close = nearest(name, timm.list_models())
-            raise UsageError(f"backbone must name a model of timm after {TIMM}, got {name!r}" + (close and f"; {close}"))
+            raise UsageError(
+                f"backbone must name a model of timm after {TIMM}, got {name!r}" + (close and f"; {close}")
+            )
         self.name = TIMM + name
         self.network = timm.create_model(name, pretrained=False, num_classes=0)
         self.width = getattr(self.network, "head_hidden_size", None) or self.network.num_features

@@ -19,9 +19,7 @@ def activated(channels: int, layer: nn.Module) -> nn.Sequential:
 
 def doubled(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
     """A transposed convolution that doubles height and width."""
-    return nn.ConvTranspose2d(
-        channels, out, kernel, stride=2, padding=(kernel - 1) // 2, output_padding=1, bias=False
-    )
+    return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=(kernel - 1) // 2, output_padding=1, bias=False)
 
 
 class ResidualBlock(nn.Module):

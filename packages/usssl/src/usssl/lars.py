@@ -22,8 +22,8 @@ class LARS(Optimizer):
     :math:`p \leftarrow p - \text{lr} \, \mu`.
 
     Source: the published code of Barlow Twins and VICReg (LARS-A in this package's words). LARS-B, of SimCLR and BYOL,
-    is ``lightly.utils.lars.LARS``: it takes :math:`\lVert \nabla \rVert + \text{wd} \lVert p \rVert` for the norm, treats
-    vectors like matrices, and leaves a parameter of norm 0 unscaled and undecayed.
+    is ``lightly.utils.lars.LARS``: it takes :math:`\lVert \nabla \rVert + \text{wd} \lVert p \rVert` for the norm,
+    treats vectors like matrices, and leaves a parameter of norm 0 unscaled and undecayed.
 
     Args:
         params: Parameters, or groups of them.

@@ -74,7 +74,10 @@ class Cosine(Schedule):
         UsageError: ``clock`` is none of them.
 
     Example:
-        >>> [round(Cosine(c).factor(step=200, steps_per_epoch=40, epochs=10), 3) for c in ("step", "epoch", "reference")]
+        >>> [
+        ...     round(Cosine(c).factor(step=200, steps_per_epoch=40, epochs=10), 3)
+        ...     for c in ("step", "epoch", "reference")
+        ... ]
         [0.5, 0.5, 0.962]
     """
 
