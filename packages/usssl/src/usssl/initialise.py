@@ -122,8 +122,8 @@ def torchvision_file(name: str) -> Path:
 def load_weights(backbone: Backbone, path: Path, option: str = "backbone_init") -> KeyReport:
     """Load a backbone's weights from a file (``.safetensors``, or ``.ckpt`` and ``.pth`` read without unpickling).
 
-    It may hold the backbone alone or a whole model, in a dict (``state_dict``, ``model`` …) or not, with the prefixes of
-    DataParallel, Lightning, lightly, solo-learn and VISSL; heads and momentum copies are passed over.
+    It may hold the backbone alone or a whole model, in a dict (``state_dict``, ``model`` …) or not, with the prefixes
+    of DataParallel, Lightning, lightly, solo-learn and VISSL; heads and momentum copies are passed over.
 
     Args:
         backbone: What to load into.

@@ -65,7 +65,7 @@ class Cosine(Schedule):
     ``step``: :math:`\frac12 (1 + \cos \pi t / (E N))`, with ``t`` batches done of ``E`` epochs of ``N`` batches.
     ``epoch``: :math:`\frac12 (1 + \cos \pi e / E)` during epoch ``e``. ``reference``:
     :math:`\frac12 (1 + \cos \pi e / N)`, as the authors' code has it for SimCLR, MoCo and BYOL: batches taken for
-    epochs, so with many batches the rate hardly falls, and with fewer batches than epochs it reaches 0 and climbs again.
+    epochs, so with many batches the rate hardly falls, and with fewer batches than epochs it reaches 0 and climbs.
 
     Args:
         clock: Which of the three.

@@ -32,10 +32,7 @@ def sup_con_loss(
     """
     with full_precision(z.device):
         z = whole_batch(at_least_float32(z))
-        if labels is None:
-            labels = torch.arange(len(z), device=z.device)
-        else:
-            labels = whole_batch(labels)
+        labels = torch.arange(len(z), device=z.device) if labels is None else whole_batch(labels)
         views = z.shape[1]
         vectors = z.flatten(0, 1)
         labels = labels.repeat_interleave(views)
