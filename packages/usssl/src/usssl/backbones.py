@@ -1,6 +1,6 @@
 """Encoders of single images: torchvision's ResNets, and any model of timm."""
 
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +59,23 @@ class ResNetBackbone(ResNet, Backbone):
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101`` or ``resnet152``.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+    avgpool: nn.Module
+    fc: nn.Module
+
     def __init__(self, name: str) -> None:
         block, layers = RESNETS[name]
         super().__init__(block, layers, zero_init_residual=True)
         self.name = name
-        self.width = self.fc.in_features
-        self.fc = nn.Identity()  # type: ignore[assignment]
+        self.width = 512 * block.expansion
+        self.fc = nn.Identity()
 
     def feature_map(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -89,6 +100,8 @@ class TimmBackbone(Backbone):
     Raises:
         UsageError: timm has no such model.
     """
+
+    network: Any
 
     def __init__(self, name: str) -> None:
         import timm
@@ -117,7 +130,7 @@ class TimmBackbone(Backbone):
         return features
 
     def published(self) -> nn.Module:
-        return cast(nn.Module, self.network)
+        return self.network
 
 
 def build_backbone(name: str, channels_last: bool = True) -> Backbone:

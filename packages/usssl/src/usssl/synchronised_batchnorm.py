@@ -77,7 +77,8 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:
             setattr(module, name, convert_sync_batchnorm(child))
         return
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        # Subclasses (timm's, with an activation) compute something else besides.
+        if isinstance(child, _BatchNorm) and type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
             other = SynchronisedBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )

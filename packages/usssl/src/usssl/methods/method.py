@@ -1,6 +1,5 @@
 """What the methods have in common."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +66,7 @@ class Method(nn.Module):
         return self.loss(batch)
 
 
-def two_views(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def two_views(batch: Any) -> tuple[Tensor, Tensor]:
     """The views of a batch ``(v1, v2)``, each ``(B, 3, S, S)``.
 
     Raises:
