@@ -49,7 +49,9 @@ def step(loss: Loss, z1: Tensor, z2: Tensor, autocast: bool) -> Callable[[], tup
     return run
 
 
-def against_lightly(name: str, ours: Loss, peer: Loss, batch: int, width: int, autocast: bool, pairs: int) -> dict:
+def against_lightly(
+    name: str, ours: Loss, peer: Loss, batch: int, width: int, autocast: bool, pairs: int
+) -> dict[str, Any]:
     """One row. Agreement is measured in float32 on both sides: bfloat16 products are lightly's own rounding."""
     z1, z2 = views(batch, width, torch.float32)
     mine, theirs = step(ours, z1, z2, False)(), step(peer, z1, z2, False)()

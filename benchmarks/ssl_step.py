@@ -31,7 +31,7 @@ from usssl.methods import METHODS
 from usssl.progress import Progress
 
 Step = Callable[[], object]
-LIMIT = 1.0  # CPU seconds of ours over the peer's
+LIMIT = 1.1  # CPU seconds of ours over the peer's: most of both is the same library calls
 NAMES = ("autoencoder", "inpaint", "simclr", "moco", "byol", "vicreg", "barlowtwins")
 
 
@@ -172,7 +172,7 @@ def measure(backbone: str, batch: int, side: int, width: int, pairs: int) -> lis
             | {
                 "time_ratio": round(1 / timed.speedup, 3),
                 "limit": LIMIT,
-                "holds": 1 / timed.high <= LIMIT,
+                "holds": 1 / timed.low <= LIMIT,
                 "ours_peak_mb": round(memory / 1e6),
                 "peer_peak_mb": round(peer_memory / 1e6),
                 "peer": "plain layers" if name in ("autoencoder", "inpaint") else "lightly",
@@ -190,10 +190,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    if options.quick:
-        results = measure("resnet18", 4, 32, 256, 3)
-    else:
-        results = measure("resnet18", 32, 96, 2048, options.pairs)
+    results = measure("resnet18", 4, 32, 256, 3) if options.quick else measure("resnet18", 32, 96, 2048, options.pairs)
     header = ["method", "peer", "ours s", "peer s", "ratio", "95 %", "pairs", "limit", "ours MB", "peer MB"]
     rows = [
         [

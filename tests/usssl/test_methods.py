@@ -232,6 +232,7 @@ def test_sup_con_adds_its_term_for_images_with_labels() -> None:
     assert reference.temperature == 1
     with pytest.raises(UsageError, match="batches with views and labels"):
         method.loss(batch["views"])
+    assert method.eval().loss(batch["views"]).isfinite()
 
 
 def test_reference_recipes() -> None:

@@ -51,6 +51,8 @@ class BarlowTwinsSupCon(BarlowTwins):
         self.sup_con_head = sup_con_projector(backbone.width).requires_grad_(not reference)
 
     def loss(self, batch: Any) -> Tensor:
+        if not self.training and not isinstance(batch, dict):  # validation frames have no labels
+            return super().loss(batch)
         if not isinstance(batch, dict) or not {"views", "labels"} <= set(batch):
             raise UsageError("data must give batches with views and labels to BarlowTwinsSupCon, got views alone")
         views = two_views(batch["views"])
