@@ -112,7 +112,12 @@ class BarlowTwinsLoss(nn.Module):
         """
         if self.training and len(z) < 2:
             raise RunError(f"a batch must hold at least 2 images for Barlow Twins to train on, got {len(z)}")
-        return F.batch_norm(z, self.running_mean, self.running_var, training=self.training, momentum=0.1, eps=1e-5)
+        mean, variance = (buffer.to(z.dtype) for buffer in (self.running_mean, self.running_var))
+        normalised = F.batch_norm(z, mean, variance, training=self.training, momentum=0.1, eps=1e-5)
+        if self.training and mean is not self.running_mean:  # a model that is in half precision throughout
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance)
+        return normalised
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         """The loss of ``(B, D)`` embeddings of two views."""
