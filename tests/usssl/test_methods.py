@@ -130,7 +130,8 @@ def test_one_step_trains_all_that_is_to_be_trained(name: str) -> None:
     optimizer.step()
     method.after_step()
     moved = {key for key, p in method.named_parameters() if not torch.equal(p, before[key])}
-    assert moved == {key for key, p in method.named_parameters() if p.requires_grad and p.grad.any()}
+    trained = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
+    assert {key for key, gradient in trained.items() if gradient.any()} <= moved <= set(trained)  # decay moves as well
     assert "backbone" in {key.partition(".")[0] for key in moved}
     assert method.embeddings is not None
     assert method.embeddings.shape[0] == 4
