@@ -176,6 +176,11 @@ def recorded_name(path: Path, content: Any) -> str | None:
     return record.get("backbone") if isinstance(record, Mapping) else None
 
 
+def wrong(report: KeyReport) -> int:
+    """How many tensors do not match."""
+    return len(report.missing) + len(report.unexpected) + len(report.misshapen)
+
+
 def load_backbone(path: Path, option: str = "model.init") -> tuple[str, dict[str, Tensor]]:
     """Which backbone a file holds, and its tensors in published names.
 
@@ -198,7 +203,7 @@ def load_backbone(path: Path, option: str = "model.init") -> tuple[str, dict[str
         found, report = fit(tensors, wanted)
         if report.complete:
             return name, found
-        if closest is None or len(report.matched) > len(closest[1].matched):
+        if closest is None or wrong(report) < wrong(closest[1]):
             closest = name, report
     assert closest is not None
     raise UsageError(f"{option} must hold every tensor of a backbone, got {path}: of {closest[0]} {closest[1]}")

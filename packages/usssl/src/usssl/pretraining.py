@@ -136,10 +136,6 @@ class Pretraining(LightningModule):
 
     # ------------------------------------------------------------------ training
 
-    def on_train_epoch_start(self) -> None:
-        """What a method draws (noise, dropout) depends on seed, epoch and rank alone."""
-        torch.manual_seed(derived_seed(self.seed, "method", self.current_epoch, self.global_rank))
-
     def progress(self, batch_idx: int) -> Progress:
         """Where training is at a batch of the current epoch."""
         step = self.current_epoch * self.steps_per_epoch + batch_idx
@@ -152,6 +148,8 @@ class Pretraining(LightningModule):
         factor = self.lr_schedule.factor(progress.step, self.steps_per_epoch, self.whole)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        # What a method draws (noise, dropout) depends on seed, step and rank alone; loaders draw in between.
+        torch.manual_seed(derived_seed(self.seed, "method", progress.step, self.global_rank))
         self.method.before_forward(progress)
         loss = self.method.loss(batch)
         if not self._on_all(bool(loss.detach().isfinite())):
