@@ -21,7 +21,7 @@ from shared.errors import UsageError
 from usssl.augmentation.classifier import ClassifierAugmentation
 from usssl.augmentation.resizing import Resize, check_mode
 from usssl.epoch_draws import EpochDraws
-from usssl.fractions import SEED, label_fraction, fraction_table
+from usssl.fractions import SEED, fraction_table, label_fraction
 from usssl.patients import check_patients, patient_split
 
 Part = Literal["train", "validation", "test"]
@@ -247,7 +247,9 @@ class PlaneDataModule(LightningDataModule):
             validation = whole.subset(parts["validation"]) if "validation" in parts else validation
         assert test is not None
         listed = {"train": train, "validation": validation, "test": test}
-        known = {part: data.columns[self.patient] for part, data in listed.items() if data and self.patient in data.columns}
+        known = {
+            part: data.columns[self.patient] for part, data in listed.items() if data and self.patient in data.columns
+        }
         check_patients(**known)
         patients = None
         if self.fraction_by == "patient":
@@ -257,9 +259,7 @@ class PlaneDataModule(LightningDataModule):
                     f"{self.patient!r} of {', '.join(train.columns) or 'none'} in {train.name}"
                 )
             patients = known["train"]
-        rows = label_fraction(
-            train.labels, self.fraction, train.class_names, self.fraction_seed, self.nested, patients
-        )
+        rows = label_fraction(train.labels, self.fraction, train.class_names, self.fraction_seed, self.nested, patients)
         return _Loaded(train, rows, validation, test)
 
     def _held_out(self, data: LabelledImages, shares: dict[str, float]) -> dict[str, np.ndarray]:

@@ -87,7 +87,9 @@ class UltrasoundVideoDataModule(LightningDataModule):
         if positive not in ("same_frame", "intra_video"):
             raise UsageError(f"data.positive must be same_frame or intra_video, got {positive!r}")
         if positive == "intra_video" and views.sources < 2:
-            raise UsageError(f"data.positive must be same_frame where a recipe has one picture, got {type(views).__name__}")
+            raise UsageError(
+                f"data.positive must be same_frame where a recipe has one picture, got {type(views).__name__}"
+            )
         if not max_gap_s > 0:
             raise UsageError(f"data.max_gap_s must be above 0, got {max_gap_s}")
         check_mode(resize)

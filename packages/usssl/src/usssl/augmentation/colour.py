@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue of batches on the scale 0 to 255, with factors of their own for each item."""
+"""Brightness, contrast, saturation and hue of batches on the scale 0 to 255, with factors for each item."""
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ def luma(images: Tensor) -> Tensor:
 
 
 def jittered(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    r"""torchvision's ``ColorJitter``: brightness :math:`bx`, contrast :math:`cx + (1 - c)\bar g`, saturation
-    :math:`sx + (1 - s)g` and a turn of the hue, each clipped, in the item's own order.
+    r"""Change colours as torchvision's ``ColorJitter`` does, every item in an order of its own.
 
-    Saturation and hue leave grey pictures as they are, so for one channel two fused multiply-adds remain.
+    Brightness is :math:`bx`, contrast :math:`cx + (1 - c)\bar g` and saturation :math:`sx + (1 - s)g` with the grey
+    picture :math:`g` and its mean, and hue a turn; each is clipped. Saturation and hue leave grey pictures as they are, so for one channel two fused multiply-adds remain.
 
     Args:
         images: ``(B, 1 or 3, H, W)`` float32; may be overwritten.

@@ -1,7 +1,7 @@
 """Changes that ultrasound itself makes: speckle, attenuation, shadows, haze, gain. No paper recipe uses them.
 
-After what later ultrasound work adds to the usual recipes; the formulas are in the classes. All act on the scale 0 to 255
-and leave black pixels black, since outside the sector there is nothing to change.
+After what later ultrasound work adds to the usual recipes; the formulas are in the classes. All act on the scale 0 to
+255 and leave black pixels black, since outside the sector there is nothing to change.
 """
 
 from abc import ABC, abstractmethod
@@ -107,8 +107,10 @@ class GaussianShadow(UltrasoundExtra):
 
 @dataclass(frozen=True)
 class Haze(UltrasoundExtra):
-    """A bright noisy arc round the probe: ``x + 255 h v exp(-(r - c)^2 / 2 b^2)``, ``v`` even noise, ``h`` up to
-    ``strength``, ``r`` the distance from the middle of the upper edge."""  # noqa: D205
+    """A bright noisy arc round the probe: ``x + 255 h v exp(-(r - c)^2 / 2 b^2)``.
+
+    ``v`` is even noise, ``h`` goes up to ``strength``, ``r`` is the distance from the middle of the upper edge.
+    """
 
     strength: float = 0.5
 
@@ -123,8 +125,8 @@ class Haze(UltrasoundExtra):
 class GammaGain(UltrasoundExtra):
     """Another grey map and another time gain: ``255 (x / 255)^g t(d)``.
 
-    ``log g`` lies between ``-strength`` and ``strength``; ``t`` runs straight between factors at five depths that differ
-    from 1 by at most half of ``strength``.
+    ``log g`` lies between ``-strength`` and ``strength``; ``t`` runs straight between factors at five depths that
+    differ from 1 by at most half of ``strength``.
     """
 
     strength: float = 0.35

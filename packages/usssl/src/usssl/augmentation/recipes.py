@@ -1,4 +1,4 @@
-"""What a recipe of views must give: a function of PIL pictures for loader workers, and one of batches for the device."""
+"""What a recipe of views must give: a function of PIL pictures for loader workers, one of batches for the device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Crops, flips and blurs of a batch as matrices: a picture X becomes ``R X C^T`` with one pair of matrices per item.
 
-Resizing with antialiasing as Pillow does it, mirror images and Gaussian blurs are linear and separable, so a view's whole
-geometry is two batched products. Sampling a grid would be cheaper still, but it reads four pixels of each crop however
+Resizing with antialiasing as Pillow does it, mirror images and Gaussian blurs are linear and separable, so a view's
+whole geometry is two batched products. Sampling a grid instead reads four pixels for each pixel of the result however
 much the crop shrinks, which turns fine speckle into noise that the PIL recipes do not have.
 """
 
@@ -57,7 +57,7 @@ def crop_matrices(start: Tensor, length: Tensor, flipped: Tensor, count: int, si
 
 
 def blur_matrices(sigma: Tensor, size: int, radius: int) -> Tensor:
-    """torchvision's Gaussian blur: ``2 radius + 1`` taps of the Gaussian, pictures mirrored at their edges.
+    """Blur as torchvision does: ``2 radius + 1`` taps of the Gaussian, pictures mirrored at their edges.
 
     Args:
         sigma: ``(B,)`` pixels.

@@ -10,8 +10,8 @@ Resize = Literal["reference", "stretch", "letterbox"]
 MODES = ("reference", "stretch", "letterbox")
 
 
-def resized(picture: Image.Image, size: int, mode: Resize, filter: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """The picture with height and width ``size``; all three modes agree on square pictures.
+def resized(picture: Image.Image, size: int, mode: Resize) -> Image.Image:
+    """The picture with height and width ``size``, bicubic; all three modes agree on square pictures.
 
     Args:
         picture: Of any size.
@@ -19,7 +19,6 @@ def resized(picture: Image.Image, size: int, mode: Resize, filter: Image.Resampl
         mode: ``reference`` makes the short side ``size`` and keeps the ratio, as torchvision's ``Resize(size)`` does,
             so that only square pictures make batches; ``stretch`` forgets the ratio; ``letterbox`` fits the picture in
             and adds black margins.
-        filter: How to interpolate.
 
     Raises:
         UsageError: ``reference`` meets a picture that is not square.
@@ -31,11 +30,11 @@ def resized(picture: Image.Image, size: int, mode: Resize, filter: Image.Resampl
             f"{height} x {width}"
         )
     if mode != "letterbox" or width == height:
-        return picture.resize((size, size), filter)
+        return picture.resize((size, size), Image.Resampling.BICUBIC)
     scale = size / max(width, height)
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     result = Image.new(picture.mode, (size, size))
-    result.paste(picture.resize(inner, filter), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    result.paste(picture.resize(inner, Image.Resampling.BICUBIC), ((size - inner[0]) // 2, (size - inner[1]) // 2))
     return result
 
 

@@ -148,7 +148,7 @@ class InfomaxViews(TwoViews):
 
 
 class InfomaxCustomViews(TwoViews):
-    """An older variant of the reference: the first view by RandAugment(5, 5), the second as in :class:`InfomaxViews`."""
+    """An older variant of the reference: first view by RandAugment(5, 5), second as in :class:`InfomaxViews`."""
 
     @property
     def recipe(self) -> tuple[View, View]:
@@ -183,7 +183,8 @@ class _PilView:
         assert self.recipe.sector is not None
         pixels = v2.functional.pil_to_tensor(picture.convert("L"))[None]
         uniforms = torch.rand(1, 40, dtype=torch.float64)
-        top, left, height, width = sector_boxes(uniforms, pixels, self.recipe.scale, RATIO, self.recipe.sector)[0].tolist()
+        boxes = sector_boxes(uniforms, pixels, self.recipe.scale, RATIO, self.recipe.sector)
+        top, left, height, width = boxes[0].tolist()
         return v2.functional.resized_crop(picture, top, left, height, width, [self.size] * 2, self.mode)
 
     def __call__(self, picture: Image.Image) -> Tensor:

@@ -7,6 +7,7 @@ from the right to the left ventricle; its unit is 1/17 of the heart's length.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -259,7 +260,7 @@ def _abdomen(canvas: Canvas, bone: np.ndarray, body: Body, systole: float) -> No
     canvas.paint(canvas.ellipse(0.48 * a, 0.05 * b, 3.6 * u * k[0], 2.7 * u * k[1], 0.5), FLUID)  # stomach
     vein = 1.0 * u * k[2]
     points = [(0.02 * a, -0.62 * b), (0.0, -0.28 * b), (-0.12 * a, -0.05 * b), (-0.34 * a, 0.08 * b)]  # a hook
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         canvas.paint(canvas.tube(x0, y0, x1, y1, vein), body.blood)
     canvas.vessel(canvas.ellipse(-0.3 * a, 0.42 * b, 1.1 * u, 1.1 * u), 0.4, LINE, body.blood)  # vena cava
     canvas.paint(canvas.ellipse(-0.45 * a, -0.35 * b, 1.4 * u * k[3], 0.8 * u, 0.7), FLUID)  # gall bladder
@@ -275,7 +276,8 @@ def _head(canvas: Canvas, bone: np.ndarray, body: Body, systole: float) -> None:
     canvas.paint(skull + np.float32(3.4), 0.3)
     canvas.paint(canvas.tube(-0.82 * a, 0, 0.82 * a, 0, 0.35), LINE)  # midline
     for side in (-1, 1):
-        canvas.vessel(canvas.ellipse(0.25 * a, side * 0.36 * b, 3.4 * u * k[0], 1.5 * u * k[1], side * 0.25), 0.3, 0.6, FLUID)
+        cavity = canvas.ellipse(0.25 * a, side * 0.36 * b, 3.4 * u * k[0], 1.5 * u * k[1], side * 0.25)
+        canvas.vessel(cavity, 0.3, 0.6, FLUID)
         canvas.paint(canvas.ellipse(0.3 * a, side * 0.38 * b, 1.8 * u, 0.8 * u), 0.8)  # choroid plexus
     canvas.paint(canvas.ellipse(-0.35 * a, 0, 2.2 * u * k[2], 2.6 * u * k[3]), 0.22)  # thalami
 

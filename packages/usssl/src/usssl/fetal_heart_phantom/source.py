@@ -112,7 +112,9 @@ class PhantomPlanes(Source):
         )
 
 
-def draw_videos(part: str, videos: int, patients: int, frames: tuple[int, int], size: int, seed: int) -> dict[str, np.ndarray]:
+def draw_videos(
+    part: str, videos: int, patients: int, frames: tuple[int, int], size: int, seed: int
+) -> dict[str, np.ndarray]:
     """Videos behind each other: ``frames`` ``(sum T, size, size)``, and for each video its length, rate and more.
 
     Args:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,18 @@ class FrameReader(ABC):
     @abstractmethod
     def read(self, clip: "Clip", frame: int) -> np.ndarray:
         """``(H, W)`` or ``(H, W, 3)`` uint8.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+
+
+class FileReader(FrameReader):
+    """A reader of one file format."""
+
+    @abstractmethod
+    def probe(self, path: Path) -> list["Clip"]:
+        """The clips of a file or a folder of frames, whose frames are counted and not decoded.
 
         Raises:
             UsageError: The file cannot be read.

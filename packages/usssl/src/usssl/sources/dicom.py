@@ -10,14 +10,14 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.processing import apply_rescale, apply_windowing
 
 from shared.errors import UsageError
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 from usssl.sources.open_files import OpenFiles
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _TISSUE = 1  # Region Data Type (0018,6014)
 
 
-class DicomReader(FrameReader):
+class DicomReader(FileReader):
     """Frames of DICOM files, each decoded on its own; the parsed file stays open.
 
     Colour of any kind becomes RGB, three equal channels become grey; MONOCHROME1 is inverted; more than 8 bits are

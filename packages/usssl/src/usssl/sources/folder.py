@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from shared.data.labelled_images import Provenance
 from shared.data.sources import existing
@@ -12,7 +12,7 @@ from shared.errors import UsageError
 from usssl.cache_folder import user_cache_folder
 from usssl.patients import check_patients
 from usssl.sources import dicom, frame_folders, nifti, video
-from usssl.sources.clips import Clip, ClipSets, FrameReader, VideoSource
+from usssl.sources.clips import Clip, ClipSets, FileReader, VideoSource
 from usssl.sources.frame_folders import natural_key
 from usssl.sources.manifest import Entry, read_manifest
 from usssl.sources.probe_cache import ProbeCache
@@ -27,10 +27,6 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "dicom": dicom.SUFFIXES,
     "nifti": nifti.SUFFIXES,
 }
-
-
-class _Reader(Protocol):
-    def probe(self, path: Path) -> list[Clip]: ...
 
 
 class VideoFolder(VideoSource):
@@ -97,7 +93,7 @@ class VideoFolder(VideoSource):
         check_patients(**{part: [clip.patient for clip in clips] for part, clips in sets.items()})
         return ClipSets(self.name, tuple(sets["train"]), tuple(sets.get("validation", ())))
 
-    def _reader(self, layout: str) -> FrameReader:
+    def _reader(self, layout: str) -> FileReader:
         if layout == "hdf5":
             from usssl.sources.hdf5 import Hdf5Reader
 
@@ -108,26 +104,25 @@ class VideoFolder(VideoSource):
             return video.VideoReader()
         return dicom.DicomReader(self.region) if layout == "dicom" else nifti.NiftiReader()
 
-    def _found(self, root: Path, layout: str, reader: FrameReader, cache: ProbeCache) -> dict[str, list[Clip]]:
+    def _found(self, root: Path, layout: str, reader: FileReader, cache: ProbeCache) -> dict[str, list[Clip]]:
         parts: dict[str, list[Path]] = {}
         if layout == "hdf5":
             for file in sorted(file for file in root.iterdir() if file.suffix.lower() in _HDF5):
                 part = next((p for name, p in SPLIT_NAMES.items() if file.name.lower().startswith(name)), "train")
                 parts.setdefault(part, []).append(file)
         else:
-            folders = {SPLIT_NAMES[f.name.lower()]: f for f in root.iterdir() if f.is_dir() and f.name.lower() in SPLIT_NAMES}
+            named = [f for f in root.iterdir() if f.is_dir() and f.name.lower() in SPLIT_NAMES]
+            folders = {SPLIT_NAMES[folder.name.lower()]: folder for folder in named}
             for part, folder in (folders or {"train": root}).items():
                 parts[part] = _units(folder, layout)
         parts.pop("test", None)
-        bases = {part: root for part in parts}
         return {
-            part: self._named([clip for unit in units for clip in self._clips(unit, reader, cache)], bases[part])
+            part: self._named([clip for unit in units for clip in self._clips(unit, reader, cache)], root)
             for part, units in parts.items()
         }
 
-    def _clips(self, unit: Path, reader: FrameReader, cache: ProbeCache) -> list[Clip]:
-        probe = reader.probe  # type: ignore[attr-defined]
-        return [replace(clip, provenance=self.provenance) for clip in cache.clips(unit, reader, probe)]
+    def _clips(self, unit: Path, reader: FileReader, cache: ProbeCache) -> list[Clip]:
+        return [replace(clip, provenance=self.provenance) for clip in cache.clips(unit, reader)]
 
     def _named(self, clips: list[Clip], root: Path) -> list[Clip]:
         """Videos of equal names in different folders are told apart by their paths."""
@@ -141,9 +136,7 @@ class VideoFolder(VideoSource):
             clips = [replace(clip, patient=Path(clip.key or clip.path).name.split("_")[0]) for clip in clips]
         return clips
 
-    def _listed(
-        self, root: Path, table: Path, reader: FrameReader, cache: ProbeCache
-    ) -> dict[str, list[Clip]]:
+    def _listed(self, root: Path, table: Path, reader: FileReader, cache: ProbeCache) -> dict[str, list[Clip]]:
         sets: dict[str, list[Clip]] = {}
         for entry in read_manifest(existing(table, "data.source.manifest", "file")):
             clip = self._entry_clip(root, entry, reader, cache, table)
@@ -151,7 +144,7 @@ class VideoFolder(VideoSource):
                 sets.setdefault(entry.split, []).append(clip)
         return sets
 
-    def _entry_clip(self, root: Path, entry: Entry, reader: FrameReader, cache: ProbeCache, table: Path) -> Clip:
+    def _entry_clip(self, root: Path, entry: Entry, reader: FileReader, cache: ProbeCache, table: Path) -> Clip:
         path = root / entry.path
         if not path.exists():
             raise UsageError(f"data.source.manifest: every video must exist, {table.name} names {path}")

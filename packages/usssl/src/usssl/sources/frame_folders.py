@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.data.labelled_images import read_image
 from shared.errors import UsageError
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm")
 
@@ -36,7 +36,7 @@ def _names(folder: str) -> tuple[str, ...]:
     return tuple(file.name for file in frame_files(Path(folder)))
 
 
-class FrameFolderReader(FrameReader):
+class FrameFolderReader(FileReader):
     """Frames are the pictures of a folder in natural order; their number and names are listed once."""
 
     def probe(self, folder: Path) -> list[Clip]:

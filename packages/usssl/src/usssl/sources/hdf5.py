@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 
 from shared.errors import UsageError
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 from usssl.sources.open_files import OpenFiles
 
 
-class Hdf5Reader(FrameReader):
+class Hdf5Reader(FileReader):
     """Datasets ``(T, H, W)`` or ``(T, H, W, 3)`` uint8, read a frame at a time.
 
     An attribute ``fps``, ``patient_id`` or ``machine`` of a dataset is used where it is there.

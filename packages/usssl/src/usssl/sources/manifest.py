@@ -75,12 +75,11 @@ def _entry(row: dict[str, str | None], number: int, file: Path) -> Entry:
     split = text("split") or "train"
     if split.lower() not in SPLIT_NAMES:
         raise UsageError(
-            f"data.source.manifest: split must be one of {', '.join(SPLIT_NAMES)}, "
-            f"{file} has {split!r} in row {number}"
+            f"data.source.manifest: split must be one of {', '.join(SPLIT_NAMES)}, {file} has {split!r} in row {number}"
         )
     video_id, path = text("video_id"), text("path")
     if video_id is None or path is None:
-        raise UsageError(f"data.source.manifest: video_id and path must not be empty, {file} leaves one in row {number}")
+        raise UsageError(f"data.source.manifest: video_id and path must be filled in, {file} has none in row {number}")
     frames = positive("n_frames")
     return Entry(
         video_id=video_id,

@@ -8,13 +8,13 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from shared.errors import UsageError
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 from usssl.sources.open_files import OpenFiles
 
 SUFFIXES = (".nii", ".nii.gz")
 
 
-class NiftiReader(FrameReader):
+class NiftiReader(FileReader):
     """Frames of NIfTI files; a two-dimensional file is one frame.
 
     Values of other types than uint8 are scaled linearly from the smallest to the largest value of the sequence.
@@ -40,11 +40,11 @@ class NiftiReader(FrameReader):
             UsageError: The file is no NIfTI, or no sequence of pictures.
         """
         image = _loaded(path)
-        shape = tuple(n for n in image.shape)
+        shape = tuple(image.shape)
         frames = _frames(shape, path)
         name = path.name.removesuffix(".gz").removesuffix(".nii")
         time = float(image.header.get_zooms()[2]) if len(shape) > 2 else 0.0
-        unit = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1], None)
+        unit = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
         # Only where the file says that its third axis is time; CAMUS leaves the unit out.
         fps = 1 / (time * unit) if unit and time > 0 else None
         return [Clip(video_id=name, path=str(path), frames=frames, reader=self, fps=fps)]

@@ -1,13 +1,12 @@
 """What is known of each video file (frames, rate, patient), kept on disk so that a folder is opened once."""
 
 import json
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from usssl.cache_folder import write_whole
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 
 _FORMAT = 1
 
@@ -32,15 +31,15 @@ class ProbeCache:
             pass  # none yet, or damaged: it is made anew
         self._changed = False
 
-    def clips(self, path: Path, reader: FrameReader, probe: Callable[[Path], list[Clip]]) -> list[Clip]:
+    def clips(self, path: Path, reader: FileReader) -> list[Clip]:
         """The clips of one file, from the index if it is still true."""
         if path.is_dir():  # a folder's time of change says nothing of the pictures in it, and listing it is cheap
-            return probe(path)
+            return reader.probe(path)
         state = path.stat()
         name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
         entry = self._known.get(name)
         if entry is None or entry["stamp"] != stamp:
-            found = probe(path)
+            found = reader.probe(path)
             facts = ("video_id", "frames", "key", "fps", "patient", "machine")
             entry = {"stamp": stamp, "clips": [{fact: getattr(clip, fact) for fact in facts} for clip in found]}
             self._known[name] = entry

@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from shared.errors import UsageError
-from usssl.sources.clips import Clip, FrameReader
+from usssl.sources.clips import Clip, FileReader
 from usssl.sources.open_files import OpenFiles
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".wmv")
@@ -53,7 +53,7 @@ def time_stamps(path: Path) -> tuple[np.ndarray, np.ndarray, float | None]:
     return times, keys, None if not rate else float(rate)
 
 
-class VideoReader(FrameReader):
+class VideoReader(FileReader):
     """Frames of video files; grey streams are read as grey, all others as RGB.
 
     The time stamps are read once when a file is opened. A frame is reached by jumping to the key frame before it and
