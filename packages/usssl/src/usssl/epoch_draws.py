@@ -12,8 +12,8 @@ from shared.federated.seeds import derived_generator, derived_seed
 class EpochDraws(DistributedSampler[Draw]):
     """Every item once, each with the seed of its augmentation.
 
-    Item ``i`` of epoch ``e`` has a seed of its own whatever the order, the batch, the worker or the rank it falls to, so
-    a run of 2 + 2 epochs is a run of 4. Being a ``DistributedSampler`` it is told the epoch by Lightning, and kept.
+    Item ``i`` of epoch ``e`` has a seed of its own whatever the order, the batch, the worker or the rank it falls to,
+    so a run of 2 + 2 epochs is a run of 4. Being a ``DistributedSampler`` it is told the epoch by Lightning, and kept.
 
     Args:
         items: What is drawn from.

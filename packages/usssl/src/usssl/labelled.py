@@ -1,4 +1,4 @@
-"""Labelled planes as a LightningDataModule: any source of labelled images, a share of their labels, no shared patient."""
+"""Labelled planes as a LightningDataModule: any source of images, a share of their labels, no shared patient."""
 
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,7 @@ class PlaneDataModule(LightningDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes in the order of their labels: sorted names of the training set unless the source says otherwise."""
+        """The classes in the order of their labels: sorted names of the training set, or the source's own order."""
         return self._loaded.whole.class_names
 
     @property

@@ -30,7 +30,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
     views, or one image, or an erased and a whole one. With ``labelled`` it is
     ``{"views": ..., "labelled": ..., "labels": (L,)}``.
 
-    Frame ``i`` of epoch ``e`` is changed by a seed of (``seed``, ``e``, ``i``), whatever the workers, batches and ranks.
+    Frame ``i`` of epoch ``e`` is changed by a seed of (``seed``, ``e``, ``i``), whatever the workers, batches, ranks.
 
     Args:
         source: Where the clips come from.
@@ -146,7 +146,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
     @property
     def pretraining_patients(self) -> set[str]:
         """Everybody whose frames are trained on, as far as known."""
-        used = {number for number in self.index[:, 0].tolist()}
+        used = set(self.index[:, 0].tolist())
         return {p for n, clip in enumerate(self.clips) if n in used and (p := clip.patient) is not None}
 
     def frames_counted(self) -> dict[str, int]:

@@ -19,7 +19,8 @@ def jittered(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     r"""Change colours as torchvision's ``ColorJitter`` does, every item in an order of its own.
 
     Brightness is :math:`bx`, contrast :math:`cx + (1 - c)\bar g` and saturation :math:`sx + (1 - s)g` with the grey
-    picture :math:`g` and its mean, and hue a turn; each is clipped. Saturation and hue leave grey pictures as they are, so for one channel two fused multiply-adds remain.
+    picture :math:`g` and its mean, and hue a turn; each is clipped. Saturation and hue leave grey pictures as they
+    are, so for one channel two fused multiply-adds remain.
 
     Args:
         images: ``(B, 1 or 3, H, W)`` float32; may be overwritten.

@@ -1,4 +1,4 @@
-"""Small packs of real ultrasound as NumPy archives: HC18 heads, BUSI breasts, lung clips. Read from the user's folder."""
+"""Small packs of real ultrasound as NumPy archives, read from the user's folder: heads, breasts, lung clips."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -11,8 +11,8 @@ TABLE = "FETAL_PLANES_DB_data.csv"
 class FetalPlanesDb(PlaneCsv):
     """``FETAL_PLANES_DB_data.csv`` (fields between ``;``) and ``Images/NAME.png``.
 
-    The column ``Train`` (1 or 0) is the official split, disjoint in patients; hold validation images out of the training
-    part with ``data.validation``. X. P. Burgos-Artizzu et al., Scientific Reports 10:10200, 2020.
+    The column ``Train`` (1 or 0) is the official split, disjoint in patients; hold validation images out of the
+    training part with ``data.validation``. X. P. Burgos-Artizzu et al., Scientific Reports 10:10200, 2020.
 
     Args:
         root: The folder of the table.
