@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_everything_is_everything() -> None:
 def test_nested_shares_lie_in_each_other(by_patient: bool) -> None:
     patients = np.arange(600) // 4 if by_patient else None
     shares = [set(label_fraction(LABELS, p, NAMES, nested=True, patients=patients).tolist()) for p in (5, 10, 25, 50)]
-    assert all(small < large for small, large in zip(shares, shares[1:], strict=False))
+    assert all(small < large for small, large in pairwise(shares))
     assert [len(share) for share in shares] == pytest.approx([30, 60, 150, 300], abs=4)
 
 

@@ -175,7 +175,7 @@ def test_rand_augment_draws_for_every_item() -> None:
     ours = rand_augmented(images, 2, 9, item_uniforms(range(24), 4))
     assert torch.equal(images, _bytes(GREY))  # the caller's batch stays
     assert (ours != images).flatten(1).any(1).float().mean() > 0.7
-    with pytest.raises(UsageError, match="must lie in 0..30"):
+    with pytest.raises(UsageError, match=r"must lie in 0\.\.30"):
         strength("Rotate", 31, 8, 8)
 
 
@@ -235,7 +235,8 @@ def test_sector_crops_show_the_sector() -> None:
     images[:, :, 20:44, 30:60] = 120
     boxes = sector_boxes(item_uniforms(range(200), 40), images, (0.08, 0.3), RATIO, 0.5)
     shares = [
-        float((images[n, 0, t : t + h, l : l + w] > 0).float().mean()) for n, (t, l, h, w) in enumerate(boxes.tolist())
+        float((images[n, 0, top : top + h, left : left + w] > 0).float().mean())
+        for n, (top, left, h, w) in enumerate(boxes.tolist())
     ]
     assert np.mean(np.array(shares) > 0.35) > 0.95  # the mask is two pixels wider than what is bright
 
