@@ -157,7 +157,7 @@ def test_held_out_shares_consist_of_whole_patients(tmp_path: Path) -> None:
     assert sizes["test"] == pytest.approx(27, abs=3)
     assert sizes["validation"] == pytest.approx(18, abs=3)
     assert sum(sizes.values()) == 90
-    with pytest.raises(UsageError, match="data.test must be above 0 where the source has no test set"):
+    with pytest.raises(UsageError, match=r"data\.test must be above 0 where the source has no test set"):
         PlaneDataModule(PlaneCsv(tmp_path / "all.csv")).setup()
 
 

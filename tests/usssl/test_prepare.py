@@ -20,24 +20,8 @@ from usssl.presets.videos import Camus, EchonetDynamic
 from usssl.sources.folder import LAYOUTS, VideoFolder
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = [
-    "--videos",
-    "3",
-    "--patients",
-    "3",
-    "--train",
-    "10",
-    "--validation",
-    "5",
-    "--test",
-    "5",
-    "--size",
-    "64",
-    "--least_frames",
-    "5",
-    "--most_frames",
-    "5",
-]
+SIZES = {"videos": 3, "patients": 3, "train": 10, "validation": 5, "test": 5, "size": 64}
+SMALL = [word for name, n in (SIZES | {"least_frames": 5, "most_frames": 5}).items() for word in (f"--{name}", str(n))]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
