@@ -132,7 +132,7 @@ def test_a_share_of_the_labels_is_chosen_and_written(small_planes: PhantomPlanes
     assert len(data.selected) == 15
     assert data.class_counts == [12] * 5  # weights are those of all labels
     assert data.train_images.class_counts().tolist() == [3] * 5
-    rows = list(csv.DictReader(data.write_selection(tmp_path / "run").open()))
+    rows = list(csv.DictReader(data.write_selection(tmp_path / "run").read_text().splitlines()))
     assert [int(row["index"]) for row in rows] == data.selected.tolist()
     assert set(rows[0]) == {"index", "label", "class", "patient_id"}
     with pytest.raises(UsageError, match="1 % leaves none of the 12 of"):

@@ -120,7 +120,7 @@ def test_ybr_becomes_rgb_and_the_embedded_clip_is_its_moving_part() -> None:
     path = _test_file("examples_ybr_color.dcm")
     (clip,) = DicomReader().probe(path)
     assert clip.frames == 30
-    assert clip.fps == pytest.approx(30.03, abs=0.02)
+    assert clip.fps == pytest.approx(30, abs=0.05)
     picture = clip.read(11)
     assert picture.shape == (240, 320, 3)
     expected = np.rint(picture[ROWS, COLUMNS].mean(axis=-1))
@@ -159,7 +159,7 @@ def test_the_tissue_region_is_cropped(tmp_path: Path) -> None:
         region = pydicom.Dataset()
         region.RegionDataType = kind
         region.RegionLocationMinX0, region.RegionLocationMinY0 = box[:2]
-        region.RegionLocationMaxX0, region.RegionLocationMaxY0 = box[2:]
+        region.RegionLocationMaxX1, region.RegionLocationMaxY1 = box[2:]
         regions.append(region)
     file.SequenceOfUltrasoundRegions = regions
     file.save_as(path)

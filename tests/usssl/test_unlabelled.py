@@ -88,6 +88,8 @@ def test_an_epoch_does_not_depend_on_what_ran_before_or_on_workers(backend: str,
 
 def test_lightning_tells_the_epoch(small_videos: PhantomVideos, tmp_path: Path) -> None:
     class Listener(LightningModule):
+        """Adds up what it is given."""
+
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(1, 1)
@@ -96,6 +98,9 @@ def test_lightning_tells_the_epoch(small_videos: PhantomVideos, tmp_path: Path) 
         def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
             self.seen.append(float(batch[0].sum()))
             return self.layer(batch[0].mean().view(1, 1)).sum()
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+            assert batch[0].shape[1:] == (3, 32, 32)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -108,7 +113,6 @@ def test_lightning_tells_the_epoch(small_videos: PhantomVideos, tmp_path: Path) 
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
         default_root_dir=tmp_path,
     ).fit(listener, datamodule=data)
     expected = [float(batch[0].sum()) for epoch in (0, 1) for batch in _batches(data, epoch)]

@@ -51,7 +51,9 @@ def test_box_blur_is_pillows(sigma: float) -> None:
     expected = np.asarray(Image.fromarray(square).filter(ImageFilter.GaussianBlur(sigma)), dtype=float)
     matrix = box_blur_matrices(torch.tensor([sigma]), 64)
     ours = separable(torch.tensor(square).float()[None, None], matrix, matrix)[0, 0].numpy()
-    assert np.abs(ours - expected).max() < 2.5  # six roundings of Pillow's
+    # Pillow rounds in each of its six passes.
+    assert np.abs(ours - expected).mean() < 1.2
+    assert np.abs(ours - expected).max() < 4
 
 
 def test_colour_and_grey_take_the_same_way() -> None:

@@ -124,10 +124,10 @@ def _grey(pixels: np.ndarray, file: Any, inverted: bool) -> np.ndarray:
 
 def tissue_box(file: Any) -> tuple[slice, slice] | None:
     """Rows and columns of the largest region that shows tissue; ``None`` where the file names no region."""
-    regions = [region for region in file.get("SequenceOfUltrasoundRegions") or [] if "RegionLocationMinX0" in region]
+    regions = [region for region in file.get("SequenceOfUltrasoundRegions") or [] if "RegionLocationMaxX1" in region]
     tissue = [region for region in regions if int(region.get("RegionDataType", _TISSUE)) == _TISSUE]
     boxes = [
-        tuple(int(region[f"RegionLocation{end}0"].value) for end in ("MinY", "MaxY", "MinX", "MaxX"))
+        tuple(int(region[f"RegionLocation{end}"].value) for end in ("MinY0", "MaxY1", "MinX0", "MaxX1"))
         for region in tissue or regions
     ]
     if not boxes:
