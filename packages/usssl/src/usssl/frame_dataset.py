@@ -43,10 +43,10 @@ class Fit(NamedTuple):
 
 
 class LabelledPart(NamedTuple):
-    """Labelled pictures that come with every batch."""
+    """Labelled pictures, and how many of them come with every batch."""
 
     images: LabelledImages
-    count: int
+    size: int
 
 
 class FrameDataset(Dataset[Item]):
@@ -89,9 +89,9 @@ class FrameDataset(Dataset[Item]):
         items = [self[draw] for draw in draws]
         if self.labelled is None:
             return items
-        data, count = self.labelled
+        data, size = self.labelled
         seed = derived_seed(draws[0].seed, "labelled")
-        rows = np.random.default_rng(seed).permutation(len(data))[:count]
+        rows = np.random.default_rng(seed).permutation(len(data))[:size]
         for place, (row, pixels) in enumerate(zip(rows.tolist(), data.pixels(rows), strict=True)):
             picture = pixels[..., 0] if pixels.shape[2] == 1 else pixels
             items.append(self._item([picture], derived_seed(seed, "item", place), int(data.labels[row])))

@@ -25,6 +25,8 @@ from usssl.fractions import SEED, fraction_table, label_fraction
 from usssl.patients import check_patients, patient_split
 
 Part = Literal["train", "validation", "test"]
+Batches = DataLoader[tuple[Tensor, int]]
+"""Loaders of :class:`Planes`: a batch is ``(B, 3, S, S)`` float32 and ``(B,)`` int64."""
 
 
 class _Loaded(NamedTuple):
@@ -195,7 +197,7 @@ class PlaneDataModule(LightningDataModule):
             "seed": self.seed,
         }
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> Batches:
         """Shuffled training batches."""
         dataset = Planes(self.train_images, self.image_size, self.resize, self.augment)
         return DataLoader(
@@ -207,7 +209,7 @@ class PlaneDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def plain_dataloader(self, part: Part) -> DataLoader[tuple[Tensor, Tensor]]:
+    def plain_dataloader(self, part: Part) -> Batches:
         """The images of a part in order, resized and normalised only: for features and evaluation."""
         dataset = Planes(self.images(part), self.image_size, self.resize, None)
         return DataLoader(
@@ -217,15 +219,15 @@ class PlaneDataModule(LightningDataModule):
             num_workers=self.num_workers,
         )
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def val_dataloader(self) -> Batches:
         """The validation images in order, or the test images where :attr:`val_is_test`."""
         return self.plain_dataloader("validation")
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def test_dataloader(self) -> Batches:
         """The test images in order."""
         return self.plain_dataloader("test")
 
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def predict_dataloader(self) -> Batches:
         """The test images in order."""
         return self.plain_dataloader("test")
 

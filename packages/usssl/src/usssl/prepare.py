@@ -57,7 +57,13 @@ def fetal_heart_phantom(
 
     if layout not in LAYOUTS:
         raise UsageError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    made = {"layout": layout, "videos": videos, "patients": patients, "train": train, "validation": validation}
+    made: dict[str, object] = {
+        "layout": layout,
+        "videos": videos,
+        "patients": patients,
+        "train": train,
+        "validation": validation,
+    }
     made |= {"test": test, "size": size, "frames": [least_frames, most_frames], "seed": seed}
     clips = PhantomVideos(videos, patients, frames=(least_frames, most_frames), size=size, seed=seed).load()
     planes = PhantomPlanes(train, validation, test, size=size, seed=seed).load()

@@ -75,7 +75,7 @@ class _Scene:
         reach = max(self.body.thorax)
         low, high = settings.radius + 0.22 * settings.depth + reach, settings.radius + settings.depth - 0.75 * reach
         middle = rng.uniform(min(low, high), max(low, high))
-        aside = middle * np.tan(settings.half_angle) - 0.8 * reach
+        aside = min(middle * np.tan(settings.half_angle), settings.depth / 2) - reach
         self.place = np.array([rng.uniform(-1, 1) * max(aside, 0), middle])
         self.turn = rng.uniform(0, 2 * np.pi)
         self.drift, self.drift_turn = rng.uniform(-8, 8, 2) / np.sqrt(2), np.deg2rad(rng.uniform(-15, 15))

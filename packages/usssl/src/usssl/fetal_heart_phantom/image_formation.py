@@ -42,7 +42,7 @@ class PolarGrid:
     def _scan_conversion(self) -> tuple[float, np.ndarray, list[np.ndarray], list[np.ndarray]]:
         s = self.settings
         top, bottom = s.radius * np.cos(s.half_angle), s.radius + s.depth
-        side = max(bottom - top, 2 * bottom * np.sin(s.half_angle)) * 1.02
+        side = (bottom - top) * 1.02  # a wide sector loses its wings, so that the fetus is not small
         mm = side / self.size
         across = (np.arange(self.size) + 0.5) * mm - side / 2
         down = (np.arange(self.size) + 0.5) * mm + (top + bottom - side) / 2

@@ -75,7 +75,7 @@ def draw_settings(machine: Machine, rng: np.random.Generator) -> Settings:
         gamma=rng.uniform(*machine.gamma),
         half_angle=np.deg2rad(rng.uniform(*machine.sector)) / 2,
         radius=rng.uniform(*machine.radius),
-        depth=90 + 50 * rng.beta(1, 2),
+        depth=90 + 50 * rng.beta(1, 3),
         attenuation=rng.uniform(-0.3, 0.3),
         noise=rng.uniform(-36, -28),
         brightness=rng.uniform(0.13, 0.26),

@@ -1,6 +1,5 @@
 """A folder of videos in any of five layouts, found out or told."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -190,7 +189,7 @@ def _suffix(file: Path) -> str:
     return ".nii.gz" if file.name.lower().endswith(".nii.gz") else file.suffix.lower()
 
 
-def _units(folder: Path, layout: str) -> Sequence[Path]:
+def _units(folder: Path, layout: str) -> list[Path]:
     """The files of a layout below a folder, or the folders that hold pictures, in natural order."""
     if layout == "frames":
         units = {file.parent for file in folder.rglob("*") if file.suffix.lower() in frame_folders.SUFFIXES}
