@@ -6,10 +6,12 @@ from torchvision.transforms import v2
 
 from usssl.augmentation.resampling import (
     Filter,
-    blur_matrices,
-    box_blur_matrices,
+    blurred,
+    box_taps,
     crop_boxes,
     crop_matrices,
+    cropped,
+    gaussian_taps,
     separable,
 )
 from usssl.augmentation.two_views import RATIO, kernel_radius
@@ -37,23 +39,38 @@ def test_crop_and_resize_are_pillows(kind: Filter, box: tuple[int, ...], flipped
     assert rows.sum(-1).numpy() == pytest.approx(1, abs=1e-5)
 
 
-def test_blur_is_torchvisions() -> None:
-    size, sigma = 64, 1.3
-    square = FLOATS[..., :64, :64]
-    expected = v2.functional.gaussian_blur(square, [2 * kernel_radius(size) + 1] * 2, [sigma] * 2)
-    matrix = blur_matrices(torch.tensor([sigma]), size, kernel_radius(size))
-    assert (separable(square, matrix, matrix) - expected).abs().max() < 1e-3
+@pytest.mark.parametrize("size", [64, 50])
+def test_blur_is_torchvisions(size: int) -> None:
+    square = torch.cat([FLOATS[..., :size, :size], FLOATS[..., -size:, -size:]])
+    sigmas = torch.tensor([1.3, 0.4])
+    ours = blurred(square, gaussian_taps(sigmas, kernel_radius(size)), "reflect")
+    for number, sigma in enumerate(sigmas.tolist()):
+        width = 2 * kernel_radius(size) + 1
+        expected = v2.functional.gaussian_blur(square[number], [width] * 2, [sigma] * 2)
+        assert (ours[number] - expected).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 1.7, 2.0])
 def test_box_blur_is_pillows(sigma: float) -> None:
     square = PICTURE[:64, :64]
     expected = np.asarray(Image.fromarray(square).filter(ImageFilter.GaussianBlur(sigma)), dtype=float)
-    matrix = box_blur_matrices(torch.tensor([sigma]), 64)
-    ours = separable(torch.tensor(square).float()[None, None], matrix, matrix)[0, 0].numpy()
-    # Pillow rounds in each of its six passes.
-    assert np.abs(ours - expected).mean() < 1.2
-    assert np.abs(ours - expected).max() < 4
+    taps = box_taps(torch.tensor([sigma, 2.0]))[:1]  # beside a wider one
+    ours = blurred(torch.tensor(square).float()[None, None], taps, "replicate")[0, 0].numpy()
+    difference = np.abs(ours - expected)
+    assert difference.mean() < 1.2  # Pillow rounds in each of its six passes
+    assert difference[6:-6, 6:-6].max() < 4
+    assert difference.max() < 10  # and repeats its edges anew in each
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+def test_crops_on_the_cpu_are_those_of_the_matrices(kind: Filter) -> None:
+    images = FLOATS.to(torch.uint8).expand(3, 1, -1, -1)
+    boxes = torch.tensor([[5, 9, 40, 31], [0, 0, 70, 90], [30, 50, 11, 13]])
+    flipped = torch.tensor([True, False, True])
+    ours = cropped(images, boxes, flipped, 24, kind)
+    rows = crop_matrices(boxes[:, 0], boxes[:, 2], torch.zeros(3, dtype=torch.bool), 70, 24, kind)
+    columns = crop_matrices(boxes[:, 1], boxes[:, 3], flipped, 90, 24, kind)
+    assert (ours - separable(images.float(), rows, columns).clamp(0, 255)).abs().max() <= 1.01
 
 
 def test_colour_and_grey_take_the_same_way() -> None:

@@ -9,12 +9,20 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalised_batch(images: Tensor) -> Tensor:
-    """``(B, 3, H, W)`` float32 from ``(B, 1 or 3, H, W)`` on the scale 0 to 255; one channel is repeated here."""
-    mean = 255 * torch.tensor(MEAN, device=images.device).view(-1, 1, 1)
-    scale = 1 / (255 * torch.tensor(STD, device=images.device).view(-1, 1, 1))
-    result = torch.empty((len(images), 3, *images.shape[-2:]), dtype=torch.float32, device=images.device)
-    return torch.mul(images, scale, out=result).sub_(mean * scale)
+def normalised_batch(images: Tensor, out: Tensor | None = None) -> Tensor:
+    """``(B, 3, H, W)`` float32 from ``(B, 1 or 3, H, W)`` on the scale 0 to 255; one channel is repeated here.
+
+    Args:
+        images: Of any type.
+        out: Where to write.
+    """
+    images = images.float()
+    if out is None:
+        out = torch.empty((len(images), 3, *images.shape[-2:]), dtype=torch.float32, device=images.device)
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        shift = torch.tensor(-mean / std, device=images.device)
+        torch.add(shift, images[:, min(channel, images.shape[1] - 1)], alpha=1 / (255 * std), out=out[:, channel])
+    return out
 
 
 def normalised_picture(picture: Image.Image) -> Tensor:

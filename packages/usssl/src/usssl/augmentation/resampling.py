@@ -1,8 +1,8 @@
-"""Crops, flips and blurs of a batch as matrices: a picture X becomes ``R X C^T`` with one pair of matrices per item.
+"""Crops, flips and blurs of a batch: linear and separable, so a picture X becomes ``R X C^T`` with matrices per item.
 
-Resizing with antialiasing as Pillow does it, mirror images and Gaussian blurs are linear and separable, so a view's
-whole geometry is two batched products. Sampling a grid instead reads four pixels for each pixel of the result however
-much the crop shrinks, which turns fine speckle into noise that the PIL recipes do not have.
+Resizing with antialiasing as Pillow does it and mirror images are one such step on an accelerator. Sampling a grid
+instead reads four pixels for each pixel of the result however much the crop shrinks, which turns fine speckle into
+noise that the PIL recipes do not have.
 """
 
 import math
@@ -10,8 +10,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 Filter = Literal["bilinear", "bicubic"]
+BLOCK = 32  # pixels that share a part of a band matrix
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
@@ -56,57 +60,90 @@ def crop_matrices(start: Tensor, length: Tensor, flipped: Tensor, count: int, si
     return (weights / weights.sum(-1, keepdim=True)).float()
 
 
-def blur_matrices(sigma: Tensor, size: int, radius: int) -> Tensor:
-    """Blur as torchvision does: ``2 radius + 1`` taps of the Gaussian, pictures mirrored at their edges.
-
-    Args:
-        sigma: ``(B,)`` pixels.
-        size: Pixels of a side.
-        radius: Taps on either side of the middle, less than ``size``.
-
-    Returns:
-        ``(B, size, size)`` float32.
-    """
+def gaussian_taps(sigma: Tensor, radius: int) -> Tensor:
+    """``(B, 2 radius + 1)`` weights of torchvision's Gaussian blur for ``(B,)`` widths ``sigma`` in pixels."""
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64, device=sigma.device)
     taps = torch.exp(-0.5 * (offset / sigma.double()[:, None]) ** 2)
-    place = torch.arange(size, device=sigma.device)[:, None] + torch.arange(-radius, radius + 1, device=sigma.device)
-    place = place.abs()
-    place = torch.where(place >= size, 2 * (size - 1) - place, place)
-    return _folded(taps / taps.sum(1, keepdim=True), place, size)
+    return (taps / taps.sum(1, keepdim=True)).float()
 
 
-def box_blur_matrices(sigma: Tensor, size: int) -> Tensor:
-    """Pillow's ``GaussianBlur``: three passes of a box whose ends count in part, edge pixels repeated.
+def box_taps(sigma: Tensor) -> Tensor:
+    """``(B, K)`` weights of Pillow's ``GaussianBlur``: three passes of a box whose ends count in part.
 
     The box has half width ``l + a`` with ``L = sqrt(4 s^2 + 1)``, ``l = floor((L - 1) / 2)`` and the share ``a`` of the
-    end pixels that keeps the variance ``s^2``.
-
-    Args:
-        sigma: ``(B,)`` pixels.
-        size: Pixels of a side.
-
-    Returns:
-        ``(B, size, size)`` float32.
+    end pixels that keeps the variance ``s^2`` of all three.
     """
     s2 = sigma.double() ** 2
     l = (((4 * s2 + 1).sqrt() - 1) / 2).floor()  # noqa: E741 - the formula's name
     a = (2 * l + 1) * (l * (l + 1) - s2) / (2 * (s2 - 3 * (l + 1) ** 2))
     reach = int(l.max()) + 1
     offset = torch.arange(-reach, reach + 1, dtype=torch.float64, device=sigma.device).abs()
-    full = (offset <= l[:, None]).double()
-    part = (offset == l[:, None] + 1).double() * a[:, None]
-    box = (full + part) / (2 * (l + a) + 1)[:, None]
-    place = torch.arange(size, device=sigma.device)[:, None] + torch.arange(-reach, reach + 1, device=sigma.device)
-    once = _folded(box, place.clamp(0, size - 1), size)
-    return once @ (once @ once)
+    box = (offset <= l[:, None]) + (offset == l[:, None] + 1) * a[:, None]
+    box = box / (2 * (l + a) + 1)[:, None]
+    once = box[:, None]
+    taps = once
+    for _ in range(2):  # convolved with itself: one picture per channel
+        taps = F.conv1d(taps.transpose(0, 1), once, padding=2 * reach, groups=len(box)).transpose(0, 1)
+    return taps[:, 0].float()
 
 
-def _folded(taps: Tensor, place: Tensor, size: int) -> Tensor:
-    """Matrices with ``taps`` ``(B, K)`` in every row at the columns ``place`` ``(size, K)``, added where they meet."""
-    batch, width = taps.shape
-    matrix = torch.zeros(batch, size, size, dtype=torch.float32, device=taps.device)
-    index = place[None].expand(batch, size, width)
-    return matrix.scatter_add_(2, index, taps.float()[:, None].expand(batch, size, width))
+def blurred(images: Tensor, taps: Tensor, edges: Literal["reflect", "replicate"]) -> Tensor:
+    """Blur rows and columns of each picture with its own weights.
+
+    A band matrix has few entries beside its diagonal, so blocks of :data:`BLOCK` pixels are multiplied with the part of
+    it that reaches them: a fraction of the full product's work.
+
+    Args:
+        images: ``(B, C, S, S)`` float32.
+        taps: ``(B, K)``, K odd.
+        edges: What lies beyond them.
+
+    Returns:
+        ``(B, C, S, S)`` float32.
+    """
+    batch, channels = images.shape[:2]
+    radius = taps.shape[1] // 2
+    place = torch.arange(BLOCK + 2 * radius, device=images.device)[:, None] - torch.arange(BLOCK, device=images.device)
+    inside = (place >= 0) & (place <= 2 * radius)
+    band = taps[:, place.clamp(0, 2 * radius)] * inside  # (B, BLOCK + 2 radius, BLOCK)
+    for _ in range(2):  # along the last axis, then the picture is turned
+        side = images.shape[-1]
+        padded = F.pad(images, (radius, radius, 0, 0), mode=edges)
+        padded = F.pad(padded, (0, -side % BLOCK))
+        pieces = padded.unfold(-1, BLOCK + 2 * radius, BLOCK).reshape(batch, -1, BLOCK + 2 * radius)
+        images = torch.bmm(pieces, band).view(batch, channels, images.shape[-2], -1)[..., :side].transpose(-1, -2)
+    return images
+
+
+def cropped(images: Tensor, boxes: Tensor, flipped: Tensor, size: int, kind: Filter) -> Tensor:
+    """Crops resized to one size with antialiasing, some of them mirrored.
+
+    On a CPU torch's own resizing of bytes, picture by picture, which is Pillow's arithmetic; elsewhere two products of
+    matrices for the whole batch.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8.
+        boxes: ``(B, 4)`` int64: top, left, height, width.
+        flipped: ``(B,)`` bool.
+        size: Pixels of a side.
+        kind: The filter.
+
+    Returns:
+        ``(B, C, size, size)`` float32, 0 to 255.
+    """
+    if images.device.type == "cpu":
+        result = torch.empty(len(images), images.shape[1], size, size)
+        mode = InterpolationMode(kind)
+        for number, (top, left, height, width) in enumerate(boxes.tolist()):
+            part = images[number : number + 1, :, top : top + height, left : left + width]
+            part = resize(part, [size, size], mode, antialias=True)
+            result[number] = part[0].flip(-1) if flipped[number] else part[0]
+        return result
+    top, left, height, width = boxes.to(images.device).unbind(1)
+    mirror = flipped.to(images.device)
+    rows = crop_matrices(top, height, torch.zeros_like(mirror), images.shape[-2], size, kind)
+    columns = crop_matrices(left, width, mirror, images.shape[-1], size, kind)
+    return separable(images.float(), rows, columns).clamp_(0, 255)
 
 
 def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
