@@ -16,6 +16,7 @@ PROGRAM = Program(
         Verb("embed", "Features of pictures or of the data of a run, as an array.", "usssl.embed:run"),
         Verb("knn", "How well nearest neighbours tell the classes from a backbone's features.", "usssl.knn:run"),
         Verb("export", "A backbone as one file under the names of torchvision or timm.", "usssl.export:run"),
+        Verb("sweep", "Initial weights by mode, share of the labels and seed; resumable.", "usssl.sweep:run"),
         Verb("prepare", "Write the phantom in any layout; index and check public data.", "usssl.prepare:run"),
     ),
     examples=(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from shared.checkpoints import FORMAT, load_content
 from shared.classification import Classifier
@@ -76,12 +77,12 @@ class Finetuning(Classifier):
             encoder = build_backbone(name)
             initialise(encoder, init, "model.init")
             torch.manual_seed(derived_seed(seed, "head"))
-            network = PlaneClassifier(
-                encoder, num_classes, hidden or (), dropout, feature_bnorm, freeze, freeze_bn_stats
-            )
+            head: dict[str, Any] = {"hidden": list(hidden or ()), "dropout": dropout, "feature_bnorm": feature_bnorm}
+            network = PlaneClassifier(encoder, num_classes, **head, freeze=freeze, freeze_bn_stats=freeze_bn_stats)
         weights = class_weights(class_counts) if weighted else None
         super().__init__(network, num_classes, weights, lr=lr, weight_decay=weight_decay)
         self.class_names = tuple(class_names)
+        self.head = head
         self.init, self.freezes, self.seed = init, freeze, seed
         self.pretrained: str = "self" if made_here(init) else encoder.pretrained
         self.weights_sha256 = encoder.weights_sha256
@@ -104,16 +105,17 @@ class Finetuning(Classifier):
         probabilities, truth = self.metrics.stored()
         data = getattr(self.trainer, "datamodule", None)
         patients = data.patients("test") if data is not None else None
-        groups = None
-        if patients is not None and len(patients) == len(truth):  # not in a run of a few batches
-            groups = torch.from_numpy(np.unique(patients.astype(str), return_inverse=True)[1])
-        self.intervals = bootstrap_intervals(truth, probabilities.argmax(1), self.num_classes, groups=groups)
+        self.intervals = intervals_by_patient(truth, probabilities.argmax(1), self.num_classes, patients)
 
     # ------------------------------------------------------------------ checkpoints and reports
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint[RECORD] = {
             "format": FORMAT,
+            "head": self.head,
+            "image_size": data.image_size,
+            "resize": data.resize,
             "backbone": self.network.backbone.name,
             "classes": list(self.class_names),
             "init": self.init,
@@ -160,3 +162,20 @@ def made_here(init: str) -> bool:
     """Whether ``model.init`` names a file that this package wrote."""
     path = Path(init).expanduser()
     return init not in ("random", "imagenet") and recorded_name(path, load_content(path, "model.init")) is not None
+
+
+def intervals_by_patient(
+    truth: Tensor, predicted: Tensor, num_classes: int, patients: np.ndarray | None
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of macro-F1 and accuracy, resampling patients where they are known, else images.
+
+    Args:
+        truth: ``(N,)`` classes.
+        predicted: ``(N,)`` classes.
+        num_classes: Number of classes.
+        patients: ``(N,)``; of another length in a run of a few batches, which then resamples images.
+    """
+    groups = None
+    if patients is not None and len(patients) == len(truth):
+        groups = torch.from_numpy(np.unique(patients.astype(str), return_inverse=True)[1])
+    return bootstrap_intervals(truth, predicted, num_classes, groups=groups)

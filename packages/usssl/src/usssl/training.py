@@ -9,16 +9,30 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from shared.cli import Cli, replace_option
 from shared.commands import option_value
+from shared.data.image_folder import ImageFolder
+from shared.data.npz import Npz
 from shared.errors import UsageError
 from shared.federated.progress import RoundBar
 from usssl.best_checkpoint import BestCheckpoint
 from usssl.cached_features import CachedFeatures
+from usssl.echo_clip import EchoClip
+from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
 from usssl.finetuning import Finetuning
 from usssl.labelled import PlaneDataModule
+from usssl.plane_csv import CommonClasses, PlaneCsv
+from usssl.presets import african_planes, array_packs, fetal_planes_db, videos
 from usssl.pretraining import Pretraining
 from usssl.run_report import ClassifierReport, PretrainingReport
 from usssl.runs import newest_checkpoint, newest_run, record_of, require_kind
+from usssl.sources.clips import Joined
+from usssl.sources.folder import VideoFolder
 from usssl.unlabelled import UltrasoundVideoDataModule
+
+NAMED = (
+    *(EchoClip, PhantomVideos, VideoFolder, Joined, videos, array_packs),
+    *(PhantomPlanes, PlaneCsv, CommonClasses, ImageFolder, Npz, african_planes, fetal_planes_db),
+)
+"""What options name without its module; the parser finds what is imported."""
 
 
 class UltrasoundTrainer(Trainer):
