@@ -37,6 +37,7 @@ QUIET = (
     ".*exists and is not empty.*",  # a resumed run goes on in its folder
     ".*does not have many workers.*",  # data in memory need none
     ".*number of training batches.*",  # a round is one step
+    ".*across ranks is zero.*",  # unlabelled data need no validation part
 )
 
 
@@ -85,7 +86,8 @@ class Cli(LightningCLI):
         self.own_callbacks = list(callbacks)
         self.folder: Path | None = None
         verb = self.words[0]
-        for name in ("lightning.pytorch", "lightning.fabric"):
+        # lightly imports the same library under its other name, which then speaks for both.
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the run says itself what it does and where
         for told_for_nothing in QUIET:
             warnings.filterwarnings("ignore", told_for_nothing)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
+from shutil import rmtree
 
 from shared.commands import config_chain, config_path
 from shared.errors import UsageError
@@ -72,12 +73,14 @@ def cell(
 
 
 def train(words: Sequence[str]) -> dict[str, str]:
-    """One run in a worker: the test scores of its best epoch, and what the data are."""
+    """One run in a worker: the test scores of its best epoch, and what the data are. Its weights are not kept."""
     from usssl.training import build_classifier
 
     cli = build_classifier(list(words))
     model, data, scores = cli.model, cli.datamodule, cli.trainer.callback_metrics
     low, high = model.intervals["macro_f1"]
+    # Weights and optimiser of hundreds of runs would fill a disk.
+    rmtree(cli.folder / "checkpoints", ignore_errors=True)
     return {
         **{name: f"{float(scores[f'test/{name}']):.6f}" for name in ("macro_f1", "balanced_accuracy", "accuracy")},
         "macro_f1_low": f"{low:.6f}",

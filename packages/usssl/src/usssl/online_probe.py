@@ -1,7 +1,6 @@
 """How well classes can be told from a backbone's features while it trains."""
 
 import torch
-from lightly.utils.benchmarking.knn import knn_predict
 from lightning.pytorch import LightningDataModule
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -44,6 +43,8 @@ def nearest_neighbours(
         >>> nearest_neighbours(bank, torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.2], [0.1, 1.0]]), 2, k=1)
         tensor([0, 1])
     """
+    from lightly.utils.benchmarking.knn import knn_predict  # brings a second copy of lightning along, which takes long
+
     ranked = knn_predict(
         F.normalize(query, dim=1),
         F.normalize(support, dim=1).T,

@@ -25,7 +25,8 @@ def run(words: list[str]) -> None:
     ) -> None:
         """Fine-tune from every start in every mode, with every share of the labels and every seed; test each.
 
-        A linear probe is trained on features that are computed once, so without augmentation. Finished runs are rows of
+        A linear probe is trained on features that are computed once, so without augmentation. No weights are kept.
+        Finished runs are rows of
         OUT/results.csv; the same command again goes on with what is missing, also after a kill. Options of
         ``usssl finetune`` go behind ``--`` and hold for every run.
 
