@@ -10,7 +10,11 @@ import torch
 from PIL import Image
 
 from shared.checkpoints import load_tensors
+from shared.commands import config_names
 from usssl.cli import main
+from usssl.pretraining import Pretraining
+from usssl.training import PretrainCli
+from usssl.unlabelled import UltrasoundVideoDataModule
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 FRAMES = ["--data.source", "usssl.echo_clip.EchoClip", "--data.sampling.frame_skip", "2", "--data.load_size", "48"]
@@ -132,3 +136,10 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
     assert "inits must be NAME=FILE" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+@pytest.mark.parametrize("config", sorted(set(config_names("usssl")) - {"finetune"}))
+def test_shipped_configs_are_understood(config: str) -> None:
+    words = ["pretrain", "--config", config]
+    cli = PretrainCli("usssl", Pretraining, UltrasoundVideoDataModule, words, parse_only=True)
+    assert cli.config["pretrain"].model.method.class_path.startswith("usssl.methods.")
