@@ -18,6 +18,7 @@ from shared.data.sources import Source
 from shared.data.splits import stratified_split
 from shared.distributed import WholeOnEveryRank
 from shared.errors import UsageError
+from shared.runs import run_folder_of
 from usssl.augmentation.classifier import ClassifierAugmentation
 from usssl.augmentation.resizing import Resize, check_mode
 from usssl.epoch_draws import EpochDraws
@@ -111,8 +112,9 @@ class PlaneDataModule(LightningDataModule):
         """Read, split and choose; when a run is fitted, its folder receives the chosen images."""
         _ = self._loaded
         trainer = self.trainer
-        if stage == "fit" and trainer is not None and trainer.is_global_zero and trainer.log_dir:
-            self.write_selection(Path(trainer.log_dir))
+        folder = run_folder_of(trainer) if stage == "fit" and trainer is not None else None
+        if folder is not None and trainer is not None and trainer.is_global_zero:
+            self.write_selection(folder)
 
     @property
     def class_names(self) -> tuple[str, ...]:
