@@ -1,6 +1,7 @@
 """A backbone with a classifier on its features."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class PlaneClassifier(nn.Module):
         self.head = nn.Sequential(*layers)
         backbone.requires_grad_(not freeze)
 
-    def train(self, mode: bool = True) -> "PlaneClassifier":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.still:
             self.backbone.eval()

@@ -80,7 +80,8 @@ def train(words: Sequence[str]) -> dict[str, str]:
     model, data, scores = cli.model, cli.datamodule, cli.trainer.callback_metrics
     low, high = model.intervals["macro_f1"]
     # Weights and optimiser of hundreds of runs would fill a disk.
-    rmtree(cli.folder / "checkpoints", ignore_errors=True)
+    if cli.folder is not None:
+        rmtree(cli.folder / "checkpoints", ignore_errors=True)
     return {
         **{name: f"{float(scores[f'test/{name}']):.6f}" for name in ("macro_f1", "balanced_accuracy", "accuracy")},
         "macro_f1_low": f"{low:.6f}",
