@@ -6,6 +6,8 @@
   Debian's package mricron-data 1.2.20211006+dfsg-4 (``usr/share/mricron/templates``).
 - ``python tools/build_embedded.py mini-tissue --root FOLDER``: FOLDER holds the arrays of the Python package nilearn
   0.14.1 (``nilearn/datasets/data``).
+- ``python tools/build_embedded.py echo-clip --root FOLDER``: FOLDER holds ``examples_ybr_color.dcm`` of the Python
+  package pydicom 3.0 (``pydicom/data/test_files``).
 """
 
 import argparse
@@ -18,16 +20,19 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import nibabel
 import numpy as np
+import pydicom
 from scipy import ndimage
 
 from fedsam.mini_ixi import MINI_IXI_FILE
 from fedsam.mini_tissue import MINI_TISSUE_FILE
 from fedseca.data import MINI_FILE, FashionMnist
 from shared.data.labelled_images import LabelledImages
+from usssl.echo_clip import COLUMNS, ECHO_CLIP_FILE, ROWS
 
 _PACKAGES = Path(__file__).parents[1] / "packages"
 _FEDSAM = _PACKAGES / "fedsam/src/fedsam"
 _FEDSECA = _PACKAGES / "fedseca/src/fedseca"
+_USSSL = _PACKAGES / "usssl/src/usssl"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip archive can hold
 
 
@@ -90,6 +95,12 @@ def mini_tissue(root: Path) -> dict[str, np.ndarray]:
     }
 
 
+def echo_clip(root: Path) -> dict[str, np.ndarray]:
+    """The moving region of the echocardiogram clip, grey: the mean of the channels."""
+    frames = pydicom.dcmread(root / "examples_ybr_color.dcm").pixel_array
+    return {"frames": np.rint(frames[:, ROWS, COLUMNS].mean(axis=-1)).astype(np.uint8)}
+
+
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """An ``.npz`` archive whose bytes depend on nothing but the arrays and the version of zlib.
 
@@ -115,6 +126,7 @@ class Sample(NamedTuple):
 
 
 SAMPLES = {
+    "echo-clip": Sample(echo_clip, Path(pydicom.__file__).parent / "data/test_files", _USSSL / ECHO_CLIP_FILE),
     "fashion-mnist-mini": Sample(fashion_mnist_mini, FashionMnist().root, _FEDSECA / MINI_FILE),
     "mini-ixi": Sample(mini_ixi, Path("/usr/share/mricron/templates"), _FEDSAM / MINI_IXI_FILE),
     "mini-tissue": Sample(mini_tissue, Path("nilearn/datasets/data"), _FEDSAM / MINI_TISSUE_FILE),

@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedsam", "usssl", "fedseca", "finelip")
+TRAINS = {"usssl": ("pretrain", "--model.lr_schedule.warmup_epochs", "0")}
+"""The verb that trains, where it is not ``fit``, and what a single step needs."""
 
 # The environment of a newcomer: no folder of local wheels (its CPU-only torch would break the registry's torchvision),
 # no other Python's packages, and the folder requirement that the build hook writes by default.
@@ -77,7 +79,11 @@ class CleanEnvironment:
         """Run the command from an empty folder and look for the other packages."""
         command = self.folder / "bin" / self.package
         with tempfile.TemporaryDirectory() as empty:
-            for arguments in (["--help"], ["--version"], ["fit", "--trainer.fast_dev_run", "1"]):
+            for arguments in (
+                ["--help"],
+                ["--version"],
+                [*TRAINS.get(self.package, ("fit",)), "--trainer.fast_dev_run", "1"],
+            ):
                 run(command, *arguments, folder=Path(empty))
             script = f"from importlib.util import find_spec; print(*filter(find_spec, {PACKAGES}))"
             importable = run(self.python, "-c", script, folder=Path(empty)).split()

@@ -83,6 +83,28 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     temporary.replace(path)
 
 
+def load_content(path: Path, option: str) -> Any:
+    """What a ``.safetensors`` file or a checkpoint holds: tensors and plain values, in dicts and lists.
+
+    Args:
+        path: The file.
+        option: Name of the option that gave the path, for the error message.
+
+    Raises:
+        UsageError: No such file, or it is damaged or holds something else than tensors and plain values.
+    """
+    if not path.is_file():
+        raise UsageError(f"{option} must be an existing file, got {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+        raise UsageError(f"{option} is damaged or no weight file: {path} ({first_line(error)})") from error
+    except Exception as error:  # the unpickler has an error class of its own, which pickle alone would name
+        raise UsageError(f"{option} holds more than tensors and plain values: {path}") from error
+
+
 def load_tensors(path: Path, option: str) -> dict[str, Tensor]:
     """Named tensors of a ``.safetensors`` file, or the ``state_dict`` (or ``model``) of a checkpoint.
 
@@ -93,16 +115,7 @@ def load_tensors(path: Path, option: str) -> dict[str, Tensor]:
     Raises:
         UsageError: No such file, or it is damaged or holds something else than tensors.
     """
-    if not path.is_file():
-        raise UsageError(f"{option} must be an existing file, got {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise UsageError(f"{option} is damaged or no weight file: {path} ({first_line(error)})") from error
-    except Exception as error:  # the unpickler has an error class of its own, which pickle alone would name
-        raise UsageError(f"{option} holds more than tensors and plain values: {path}") from error
+    content = load_content(path, option)
     # Lightning says state_dict, DeiT and many other releases say model.
     tensors = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):

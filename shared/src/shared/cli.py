@@ -28,7 +28,6 @@ from shared.commands import config_names, config_path, nearest, option_value, wi
 from shared.errors import UsageError
 from shared.runs import RunLogger, RunRecord, folder_of_checkpoint, last_checkpoint, new_run_folder
 
-RESUMABLE = "fit"
 NOT_SAVED = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")
 
 
@@ -38,6 +37,7 @@ QUIET = (
     ".*exists and is not empty.*",  # a resumed run goes on in its folder
     ".*does not have many workers.*",  # data in memory need none
     ".*number of training batches.*",  # a round is one step
+    ".*across ranks is zero.*",  # unlabelled data need no validation part
 )
 
 
@@ -59,7 +59,12 @@ class Cli(LightningCLI):
         trainer_class: The Trainer, where a package adds verbs to it.
         parse_only: Parse the options of ``fit`` and stop: nothing is built, written or run, and :meth:`part`
             builds what a verb wants to look at.
+
+    Attributes:
+        trains: The verb that trains, where a package calls ``fit`` by another name.
     """
+
+    trains: str = "fit"
 
     def __init__(
         self,
@@ -81,7 +86,8 @@ class Cli(LightningCLI):
         self.own_callbacks = list(callbacks)
         self.folder: Path | None = None
         verb = self.words[0]
-        for name in ("lightning.pytorch", "lightning.fabric"):
+        # lightly imports the same library under its other name, which then speaks for both.
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the run says itself what it does and where
         for told_for_nothing in QUIET:
             warnings.filterwarnings("ignore", told_for_nothing)
@@ -120,16 +126,16 @@ class Cli(LightningCLI):
     # ------------------------------------------------------------------ before parsing
 
     def _default_config(self, verb: str) -> Path:
-        """Shipped config of a verb; verbs without one share ``fit``'s."""
-        return config_path(self.package, verb if verb in config_names(self.package) else RESUMABLE)
+        """Shipped config of a verb; verbs without one share that of the training verb."""
+        return config_path(self.package, verb if verb in config_names(self.package) else self.trains)
 
     def _run_name(self, words: Sequence[str]) -> str:
-        """``--run.name``, else the name of the last ``--config``, else ``fit``: ``test`` finds what ``fit`` made."""
+        """``--run.name``, else the name of the last ``--config``, else the training verb: ``test`` finds its run."""
         given = option_value(words, "--run.name")
         config = option_value(words, "--config", "-c")
         if given:
             return given
-        return Path(config).stem if config and Path(config).name != "config.yaml" else RESUMABLE
+        return Path(config).stem if config and Path(config).name != "config.yaml" else self.trains
 
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         """Resolve ``--ckpt_path`` and put the config of its run in front.
@@ -141,7 +147,7 @@ class Cli(LightningCLI):
         given = option_value(words, "--ckpt_path")
         if wants_help or verb not in self.subcommands():
             return words, None
-        if given is None and verb != RESUMABLE:
+        if given is None and verb != self.trains:
             given = "last"
             words = [*words, "--ckpt_path", given]
         if given is None:
@@ -163,7 +169,7 @@ class Cli(LightningCLI):
         folder = folder_of_checkpoint(checkpoint)
         if folder is not None:
             words = [words[0], "--config", str(folder / "config.yaml"), *words[1:]]
-        return words, folder if verb == RESUMABLE else None
+        return words, folder if verb == self.trains else None
 
     # ------------------------------------------------------------------ LightningCLI hooks
 
@@ -216,7 +222,7 @@ class Cli(LightningCLI):
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
         name = config.run.name or self._run_name(self.words)
-        if self.subcommand == RESUMABLE:
+        if self.subcommand == self.trains:
             self.folder = self.resumed or new_run_folder(Path(config.run.root), self.package, name)
             saved = Namespace({key: value for key, value in config.items() if key not in NOT_SAVED})
             text = self._parser(self.subcommand).dump(saved, skip_validation=True)
@@ -250,7 +256,7 @@ class Cli(LightningCLI):
         config = self.config_init[self.subcommand]
         name = config.run.name or self._run_name(self.words)
         if not config.trainer.logger and config.trainer.logger is not False:
-            fit = self.subcommand == RESUMABLE
+            fit = self.subcommand == self.trains
             kwargs["logger"] = RunLogger(self.folder if fit else None, self.package, name)
         plugins = config.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]

@@ -15,11 +15,13 @@ class RoundBar(ProgressBar):
 
     Args:
         metric: End of the name of the metric to show, after ``val/`` or ``test/``.
+        unit: What an epoch of the trainer is.
     """
 
-    def __init__(self, metric: str = "macro_f1") -> None:
+    def __init__(self, metric: str = "macro_f1", unit: str = "round") -> None:
         super().__init__()
         self.metric = metric
+        self.unit = unit
         self._bar: tqdm[Any] | None = None
         self._enabled = True
         self._at_work = ""
@@ -37,7 +39,12 @@ class RoundBar(ProgressBar):
         if self._enabled and sys.stderr.isatty():
             total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
             self._bar = tqdm(
-                total=total, initial=trainer.current_epoch, unit="round", dynamic_ncols=True, desc="rounds", leave=True
+                total=total,
+                initial=trainer.current_epoch,
+                unit=self.unit,
+                dynamic_ncols=True,
+                desc=f"{self.unit}s",
+                leave=True,
             )
 
     def client_step(self, position: int, participants: int, step: int, steps: int) -> None:
@@ -58,7 +65,9 @@ class RoundBar(ProgressBar):
             self._bar.update(1)
         elif self._enabled:
             print(
-                f"round {trainer.current_epoch + 1}/{trainer.max_epochs} · {self._newest}", file=sys.stderr, flush=True
+                f"{self.unit} {trainer.current_epoch + 1}/{trainer.max_epochs} · {self._newest}",
+                file=sys.stderr,
+                flush=True,
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,42 @@
+"""The order of an epoch and the seed of every item, from (seed, epoch, item) alone."""
+
+from collections.abc import Iterator, Sized
+
+import torch
+from torch.utils.data import DistributedSampler
+
+from shared.data.prepared_images import Draw
+from shared.federated.seeds import derived_generator, derived_seed
+
+
+class EpochDraws(DistributedSampler[Draw]):
+    """Every item once, each with the seed of its augmentation.
+
+    Item ``i`` of epoch ``e`` has a seed of its own whatever the order, the batch, the worker or the rank it falls to,
+    so a run of 2 + 2 epochs is a run of 4. Being a ``DistributedSampler`` it is told the epoch by Lightning, and kept.
+
+    Args:
+        items: What is drawn from.
+        seed: Of order and augmentation.
+        shuffle: Also draw the order; without it the order is the items' own and every epoch is epoch 0.
+    """
+
+    def __init__(self, items: Sized, seed: int, shuffle: bool = True) -> None:
+        spread = shuffle and torch.distributed.is_available() and torch.distributed.is_initialized()
+        world = torch.distributed.get_world_size() if spread else 1
+        rank = torch.distributed.get_rank() if spread else 0
+        super().__init__(items, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.items = len(items)
+
+    def __len__(self) -> int:
+        # What does not divide evenly is left out of this epoch; with one process that is nothing.
+        return self.items // self.num_replicas
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = self.epoch if self.shuffle else 0
+        order = torch.arange(self.items)
+        if self.shuffle:
+            order = torch.randperm(self.items, generator=derived_generator(self.seed, "order", epoch))
+        mine = order[self.rank : len(self) * self.num_replicas : self.num_replicas]
+        for item in mine.tolist():
+            yield Draw(item, derived_seed(self.seed, "item", epoch, item))

@@ -1,0 +1,50 @@
+"""Nobody may be in two parts of the data: the check, and a split by patient over all classes at once."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from shared.data.splits import check_no_leak, group_split
+from shared.errors import UsageError
+
+
+def check_patients(**parts: Sequence[str | None] | np.ndarray) -> None:
+    """Make sure that no patient is in two parts; unknown patients (``None``) are not compared.
+
+    Raises:
+        UsageError: Names the parts and the patients.
+
+    Example:
+        >>> check_patients(train=["p1", "p2"], validation=["p3", None])
+    """
+    known = {part: np.array([str(p) for p in patients if p is not None]) for part, patients in parts.items()}
+    check_no_leak("patient", **known)
+
+
+def patient_split(
+    labels: np.ndarray, patients: np.ndarray, shares: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Divide images by patient, over all classes at once, greedily to the class ratios.
+
+    Picking patients inside each class folder, as some tools do, puts one patient of two classes into two parts.
+
+    Args:
+        labels: ``(N,)`` integers.
+        patients: ``(N,)`` patient of each image.
+        shares: Of the images for each held-out part, e.g. ``{"test": 0.2, "validation": 0.1}``; the rest is ``train``.
+        seed: Of the order of equally large patients.
+
+    Returns:
+        Ascending rows of each part, ``train`` last.
+
+    Raises:
+        UsageError: The shares leave nothing to train on, or there are too few patients.
+    """
+    if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise UsageError(f"the shares of held-out patients must be positive and sum to less than 1, got {dict(shares)}")
+    rest, left, result = np.arange(len(labels)), 1.0, {}
+    for number, (part, share) in enumerate(shares.items()):
+        rng = np.random.default_rng([seed, number])
+        kept, held = group_split(labels[rest], patients[rest], share / left, rng)
+        result[part], rest, left = rest[held], rest[kept], left - share
+    return result | {"train": rest}

@@ -1,0 +1,64 @@
+"""``usssl sweep``: which start helps, with how many labels."""
+
+import shlex
+from pathlib import Path
+
+from shared.commands import run_function
+from shared.errors import UsageError
+from shared.sweep import run_cells
+from usssl.grid import MODES, WORK, cell, named_inits
+
+
+def run(words: list[str]) -> None:
+    """``usssl sweep [options] [-- options of finetune]``."""
+    position = words.index("--") if "--" in words else len(words)
+    extra = words[position + 1 :]
+
+    def sweep(
+        inits: list[str],
+        modes: list[str] = ["full", "linear"],  # noqa: B006  read only; jsonargparse shows it as the default
+        fractions: list[float] = [100, 50, 25, 10, 5, 1],  # noqa: B006
+        seeds: list[int] = [7, 8, 9],  # noqa: B006
+        config: str = "finetune",
+        out: str = "runs/sweep",
+        workers: int | None = None,
+    ) -> None:
+        """Fine-tune from every start in every mode, with every share of the labels and every seed; test each.
+
+        A linear probe is trained on features that are computed once, so without augmentation. No weights are kept.
+        Finished runs are rows of
+        OUT/results.csv; the same command again goes on with what is missing, also after a kill. Options of
+        ``usssl finetune`` go behind ``--`` and hold for every run.
+
+        Args:
+            inits: Starts to compare, as NAME=FILE, random or imagenet.
+            modes: full (all parameters) and linear (a probe on frozen features).
+            fractions: Percent of the training labels.
+            seeds: Each draws the labels, the head and dropout; tables show mean and sd over seeds.
+            config: Config to start from: a file or the name of a shipped one.
+            out: Folder of the results.
+            workers: Processes that train at the same time; by default one per core.
+        """
+        folder = Path(out)
+        starts = named_inits(inits)
+        modes, fractions, seeds = (list(dict.fromkeys(values)) for values in (modes, fractions, seeds))  # type: ignore[assignment]
+        for option, values in (("modes", modes), ("fractions", fractions), ("seeds", seeds)):
+            if not values:
+                raise UsageError(f"{option} must hold at least one, got []")
+        for mode in modes:
+            if mode not in MODES:
+                raise UsageError(f"modes must hold some of {', '.join(MODES)}, got {mode}")
+        # Seed by seed, so that an interrupted sweep has whole tables of the first seeds.
+        cells = [
+            cell(name, init, mode, fraction, seed, config, folder, extra)
+            for seed in seeds
+            for fraction in fractions
+            for mode in modes
+            for name, init in starts.items()
+        ]
+        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        from usssl.sweep_report import write_report
+
+        print(write_report(rows, folder, shlex.join(["usssl", *words])))
+
+    run_function("usssl", sweep, words[:position])

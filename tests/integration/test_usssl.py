@@ -1,0 +1,145 @@
+"""The ``usssl`` command as users run it, small."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shared.checkpoints import load_tensors
+from shared.commands import config_names
+from usssl.cli import main
+from usssl.pretraining import Pretraining
+from usssl.training import PretrainCli
+from usssl.unlabelled import UltrasoundVideoDataModule
+
+CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+FRAMES = ["--data.source", "usssl.echo_clip.EchoClip", "--data.sampling.frame_skip", "2", "--data.load_size", "48"]
+SMALL = [
+    "--data.image_size",
+    "32",
+    "--data.batch_size",
+    "8",
+    "--model.method.hidden",
+    "16",
+    "--model.method.width",
+    "16",
+]
+SHORT = ["--trainer.max_epochs", "1", "--model.lr_schedule.warmup_epochs", "0"]
+PLANES = ["--data.source.train", "20", "--data.source.validation", "10", "--data.source.test", "20"]
+TINY_PLANES = [*PLANES, "--data.source.size", "32", "--data.image_size", "32", "--data.batch_size", "10"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return tmp_path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a wrong command prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1, told
+    return told[0].removeprefix("usssl: ")
+
+
+def test_from_frames_to_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["pretrain", *CPU, *FRAMES, *SMALL, *SHORT])
+    first = Path("runs/usssl/pretrain/version_0")
+    assert (first / "report.html").is_file()
+    weights = next((first / "checkpoints").glob("*.ckpt"))
+
+    main(["finetune", *CPU, *TINY_PLANES, "--trainer.max_epochs", "1"])
+    run = Path("runs/usssl/finetune/version_0")
+    told = capsys.readouterr().out
+    assert f"the newest pretraining, {first}" in told
+    assert "pretrained: self" in told
+    record = json.loads((run / "results_test.json").read_text())
+    assert record["model"]["pretrained"] == "self"
+    assert Path(record["model"]["init"]).name == weights.name
+    assert (run / "report.html").is_file()
+    assert (run / "labels.csv").is_file()
+    assert (run / "checkpoints/best.ckpt").is_file()
+
+    # The file that the run started from is not needed any more.
+    weights.rename("moved.ckpt")
+    main(["test", *CPU])
+    again = json.loads((run / "results_test.json").read_text())
+    assert again["metrics"] == pytest.approx(record["metrics"], nan_ok=True)
+    assert again["model"]["pretrained"] == "self"
+
+    told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--ckpt_path", "moved.ckpt")
+    assert told.startswith("--ckpt_path must be a checkpoint of usssl finetune, got one of usssl pretrain")
+    told = refusal(capsys, "pretrain", *CPU, "--ckpt_path", str(run / "checkpoints/best.ckpt"))
+    assert told.startswith("--ckpt_path must be a checkpoint of usssl pretrain, got one of usssl finetune")
+
+    main(["export", "--weights", "moved.ckpt", "--out", "backbone.safetensors"])
+    state = torch.load("moved.ckpt", weights_only=True)["state_dict"]
+    exported = load_tensors(Path("backbone.safetensors"), "--out")
+    assert torch.equal(exported["layer4.1.bn2.weight"], state["method.backbone.layer4.1.bn2.weight"])
+    assert not any(name.startswith("fc") for name in exported)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    Path("pictures").mkdir()
+    for n, picture in enumerate(pixels):
+        Image.fromarray(picture).save(f"pictures/{n}.png")
+    main(["predict", "--pictures", "pictures", "--out", "classes.csv"])
+    rows = list(csv.DictReader(Path("classes.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
+    for row in rows:
+        shares = {name: float(value) for name, value in row.items() if name not in ("file", "class")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["class"] == max(shares, key=lambda name: shares[name])
+    command = ["embed", "--pictures", "pictures", "--weights", "backbone.safetensors", "--out", "features.npz"]
+    assert "--image_size must be given" in refusal(capsys, *command)
+    main([*command, "--image_size", "32"])
+    with np.load("features.npz", allow_pickle=False) as archive:
+        assert archive["features"].shape == (3, 512)
+        assert archive["files"].tolist() == ["0.png", "1.png", "2.png"]
+    capsys.readouterr()
+    main(["knn", *TINY_PLANES, "--model.init", "backbone.safetensors", "--k", "3"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 nearest of 20 training images: macro-F1 ")
+
+
+def test_linear_probe_on_features_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    probe = ["--model.freeze", "true", "--model.init", "random", "--data.augment", "null"]
+    main(["finetune", *CPU, *TINY_PLANES, *probe, "--trainer.max_epochs", "2"])
+    told = capsys.readouterr().out
+    assert "computed once" in told
+    assert "pretrained: none" in told
+    cached = json.loads(Path("runs/usssl/finetune/version_0/results_test.json").read_text())
+    assert cached["model"]["trained_parameters"] == 2560
+    # Scored again on the images themselves.
+    main(["test", *CPU])
+    plain = json.loads(Path("runs/usssl/finetune/version_0/results_test.json").read_text())
+    assert plain["metrics"]["test/macro_f1"] == pytest.approx(cached["metrics"]["test/macro_f1"])
+    assert plain["metrics"]["test/loss"] == pytest.approx(cached["metrics"]["test/loss"], rel=1e-4)
+
+
+def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--model.init last needs a run" in refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "last")
+    told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "none.ckpt")
+    assert told == "model.init must be an existing file, got none.ckpt"
+    assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
+    assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
+    assert "inits must be NAME=FILE" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+@pytest.mark.parametrize("config", sorted(set(config_names("usssl")) - {"finetune"}))
+def test_shipped_configs_are_understood(config: str) -> None:
+    words = ["pretrain", "--config", config]
+    cli = PretrainCli("usssl", Pretraining, UltrasoundVideoDataModule, words, parse_only=True)
+    assert cli.config["pretrain"].model.method.class_path.startswith("usssl.methods.")

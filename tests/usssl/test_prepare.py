@@ -1,0 +1,128 @@
+import csv
+import importlib.util
+import json
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from shared.errors import UsageError
+from usssl.echo_clip import ECHO_CLIP_FILE, ECHO_CLIP_SHA256
+from usssl.fetal_heart_phantom.source import PhantomVideos
+from usssl.labelled import PlaneDataModule
+from usssl.phantom_files import write_mp4
+from usssl.plane_csv import PlaneCsv
+from usssl.prepare import run
+from usssl.presets.videos import Camus, EchonetDynamic
+from usssl.sources.folder import LAYOUTS, VideoFolder
+
+REPOSITORY = Path(__file__).parents[2]
+SIZES = {"videos": 3, "patients": 3, "train": 10, "validation": 5, "test": 5, "size": 64}
+SMALL = [word for name, n in (SIZES | {"least_frames": 5, "most_frames": 5}).items() for word in (f"--{name}", str(n))]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_phantom_is_written_in_every_layout(
+    layout: str, tmp_path: Path, phantom_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(phantom_cache))
+    out = tmp_path / "phantom"
+    for _ in range(2):  # the second finds all done
+        run(["prepare", "--preset", "fetal-heart-phantom", "--out", str(out), "--layout", layout, *SMALL])
+    drawn = PhantomVideos(videos=3, patients=3, frames=(5, 5), size=64).load()
+    read = VideoFolder(out / "videos").load()
+    assert [len(read.train), len(read.validation)] == [3, 6]
+    for ours, theirs in zip(read.train, drawn.train, strict=True):
+        assert (ours.video_id, ours.patient, ours.machine) == (theirs.video_id, theirs.patient, theirs.machine)
+        assert ours.frames == 5
+        assert ours.fps == pytest.approx(theirs.fps, rel=1e-3)
+        difference = np.abs(np.atleast_3d(ours.read(3))[..., 0].astype(int) - theirs.read(3))
+        assert difference.mean() < (4 if layout == "video" else 1e-9)
+    planes = out / "planes"
+    data = PlaneDataModule(PlaneCsv(planes / "train.csv", None, planes / "valid.csv", planes / "test.csv"))
+    assert data.describe()["images"] == {"train": 10, "validation": 5, "test": 5}
+
+
+def test_another_phantom_does_not_go_into_the_same_folder(tmp_path: Path) -> None:
+    words = ["prepare", "--preset", "fetal-heart-phantom", "--out", str(tmp_path / "out"), *SMALL]
+    run(words)
+    with pytest.raises(UsageError, match="same preset and options"):
+        run([*words, "--seed", "74"])
+
+
+def _echonet(root: Path) -> None:
+    (root / "Videos").mkdir(parents=True)
+    rows = []
+    for name, split in (("A", "TRAIN"), ("B", "VAL"), ("C", "TEST")):
+        write_mp4(list(np.zeros((4, 112, 112), np.uint8)), root / "Videos" / f"{name}.mp4", 50)
+        (root / "Videos" / f"{name}.mp4").rename(root / "Videos" / f"{name}.avi")
+        rows.append([name, 55.0, 40, 90, 112, 112, 50, 4, split])
+    header = ["FileName", "EF", "ESV", "EDV", "FrameHeight", "FrameWidth", "FPS", "NumberOfFrames", "Split"]
+    with (root / "FileList.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def test_echonet_leaves_its_test_videos_out(tmp_path: Path) -> None:
+    _echonet(tmp_path / "in")
+    sets = EchonetDynamic(tmp_path / "in").load()
+    assert [[clip.video_id for clip in part] for part in (sets.train, sets.validation)] == [["A"], ["B"]]
+    assert sets.train[0].read(3).shape[:2] == (112, 112)
+    run(["prepare", "--preset", "echonet_dynamic", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert len((tmp_path / "out/manifest.csv").read_text().splitlines()) == 3
+
+
+def test_camus_is_divided_by_patient(tmp_path: Path) -> None:
+    for person in range(1, 5):
+        folder = tmp_path / "database_nifti" / f"patient{person:04d}"
+        folder.mkdir(parents=True)
+        for view in ("2CH", "4CH"):
+            image = nibabel.Nifti1Image(np.full((20, 16, 6), person, np.uint8), np.eye(4))
+            nibabel.save(image, folder / f"patient{person:04d}_{view}_half_sequence.nii.gz")
+    sets = Camus(tmp_path, validation=1).load()
+    assert [len(sets.train), len(sets.validation)] == [6, 2]
+    assert sets.train[0].frames == 6
+    assert sets.train[0].read(0).shape == (16, 20)
+    assert {clip.patient for clip in sets.validation} == {"patient0004"}
+    with pytest.raises(UsageError, match="must leave patients"):
+        Camus(tmp_path, validation=4).load()
+
+
+def test_the_summary_counts_files(tmp_path: Path) -> None:
+    from PIL import Image
+
+    root = tmp_path / "in"
+    (root / "Images").mkdir(parents=True)
+    lines = ["Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train "]
+    for person in range(4):
+        Image.new("L", (8, 8)).save(root / "Images" / f"Patient{person}_a.png")
+        lines.append(f"Patient{person}_a;{person};Fetal {'ab'[person % 2]};x;y;z;{int(person < 2)}")
+    (root / "FETAL_PLANES_DB_data.csv").write_text("\n".join(lines) + "\n")
+    run(["prepare", "--preset", "fetal_planes_db", "--root", str(root), "--out", str(tmp_path / "out")])
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["train"] == {"images": 2, "patients": 2, "classes": {"Fetal a": 1, "Fetal b": 1}}
+
+
+def test_the_embedded_clip_is_the_published_one() -> None:
+    folder = files("usssl")
+    content = folder.joinpath(*ECHO_CLIP_FILE.split("/")).read_bytes()
+    assert sha256(content).hexdigest() == ECHO_CLIP_SHA256
+    assert len(content) < 600_000
+    assert ECHO_CLIP_SHA256 in folder.joinpath("samples", "DATA_LICENSES.md").read_text(encoding="utf-8")
+
+
+def test_the_embedded_clip_can_be_rebuilt() -> None:
+    spec = importlib.util.spec_from_file_location("build_embedded", REPOSITORY / "tools/build_embedded.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    sample = tool.SAMPLES["echo-clip"]
+    if not (sample.root / "examples_ybr_color.dcm").is_file():
+        pytest.skip("pydicom comes without its test files")
+    arrays = sample.build(sample.root)
+    shipped = np.load(str(files("usssl").joinpath(*ECHO_CLIP_FILE.split("/"))), allow_pickle=False)["frames"]
+    # Decoders of JPEG may differ in the last bit.
+    assert np.abs(arrays["frames"].astype(int) - shipped).max() <= 2

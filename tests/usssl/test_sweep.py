@@ -1,0 +1,92 @@
+"""The grid of ``usssl sweep`` and what is written of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import UsageError
+from usssl.grid import cell, named_inits
+from usssl.sweep_report import label_efficiency, markdown, mean_and_sd, table, write_report
+
+SCORES = {
+    ("random", "100"): (0.5, 0.7),
+    ("random", "5"): (0.2, 0.2),
+    ("ours", "100"): (0.8, 0.9),
+    ("ours", "5"): (0.4,),
+}
+
+
+def rows() -> list[dict[str, str]]:
+    facts = {"mode": "full", "test_images": "40", "data": "phantom", "provenance": "synthetic", "seconds": "1.5"}
+    return [
+        {"init": init, "fraction": fraction, "seed": str(seed), "macro_f1": str(score)} | facts
+        for (init, fraction), scores in SCORES.items()
+        for seed, score in enumerate(scores)
+    ]
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    got = mean_and_sd(rows(), init="random", mode="full", fraction="100")
+    assert got is not None
+    assert got == pytest.approx((np.mean([0.5, 0.7]), np.std([0.5, 0.7], ddof=1)))
+    assert mean_and_sd(rows(), init="ours", fraction="5") == (0.4, None)
+    assert mean_and_sd(rows(), init="none") is None
+
+
+def test_table_has_a_line_per_start_and_the_largest_share_first() -> None:
+    head, lines = table(rows(), "full")
+    assert head == ["init", "100 %", "5 %"]
+    assert lines == [["random", "0.600 ± 0.141", "0.200 ± 0.000"], ["ours", "0.850 ± 0.071", "0.400"]]
+    assert markdown(head, lines).splitlines()[1] == "| --- | --- | --- |"
+
+
+def test_plot_has_the_shares_as_ticks() -> None:
+    (axes,) = label_efficiency(rows()).axes
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "100"]
+
+
+def test_report_is_written(tmp_path: Path) -> None:
+    told = write_report(rows(), tmp_path, "usssl sweep")
+    assert "0.600 ± 0.141" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "label_efficiency.png", "report.html"}
+    assert "synthetic data" in (tmp_path / "report.html").read_text()
+
+
+def one(init: str, tmp_path: Path, mode: str = "full", fraction: float = 5, seed: int = 7) -> str:
+    return cell("a", init, mode, fraction, seed, "finetune", tmp_path, []).fingerprint
+
+
+def test_other_weights_under_the_same_name_are_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "a.ckpt"
+    file.write_bytes(b"one")
+    first = one(str(file), tmp_path)
+    assert one(str(file), tmp_path) == first
+    file.write_bytes(b"two")
+    assert one(str(file), tmp_path) != first
+
+
+def test_every_part_of_a_cell_counts(tmp_path: Path) -> None:
+    cells = [one("random", tmp_path, *rest) for rest in [(), ("linear",), ("full", 10), ("full", 5, 8)]]
+    assert len(set(cells)) == 4
+
+
+def test_linear_probes_are_not_augmented(tmp_path: Path) -> None:
+    words = cell("a", "random", "linear", 5, 7, "finetune", tmp_path, []).words
+    assert words[words.index("--data.augment") + 1] == "null"
+    assert "--data.augment" not in cell("a", "random", "full", 5, 7, "finetune", tmp_path, []).words
+
+
+@pytest.mark.parametrize(
+    ("inits", "told"),
+    [
+        (["other"], "must be NAME=FILE"),
+        (["a=missing.ckpt"], "must name existing files"),
+        (["random", "random"], "random twice"),
+        ([], "at least one"),
+    ],
+)
+def test_refused_starts(inits: list[str], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        named_inits(inits)
