@@ -13,7 +13,7 @@ from shared.checkpoints import load_tensors
 from shared.commands import config_names
 from usssl.cli import main
 from usssl.pretraining import Pretraining
-from usssl.training import PretrainCli
+from usssl.training import PretrainCli, UltrasoundTrainer
 from usssl.unlabelled import UltrasoundVideoDataModule
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -141,5 +141,7 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("config", sorted(set(config_names("usssl")) - {"finetune"}))
 def test_shipped_configs_are_understood(config: str) -> None:
     words = ["pretrain", "--config", config]
-    cli = PretrainCli("usssl", Pretraining, UltrasoundVideoDataModule, words, parse_only=True)
+    cli = PretrainCli(
+        "usssl", Pretraining, UltrasoundVideoDataModule, words, parse_only=True, trainer_class=UltrasoundTrainer
+    )
     assert cli.config["pretrain"].model.method.class_path.startswith("usssl.methods.")

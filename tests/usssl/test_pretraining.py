@@ -313,6 +313,12 @@ def worker(rank: int, name: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let spawned processes, which get this one's path, import this file under the name it has here."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+
 def check_processes(name: str, folder: Path) -> None:
     torch.multiprocessing.spawn(worker, (name, str(folder)), nprocs=2)
     found = torch.load(folder / "found.pt", weights_only=True)
@@ -325,12 +331,14 @@ def check_processes(name: str, folder: Path) -> None:
         torch.testing.assert_close(found[key], tensor, rtol=1e-7, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.usefixtures("importable")
 def test_two_processes_are_one_for_barlow_twins(tmp_path: Path) -> None:
     check_processes("barlowtwins", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vicreg", "simclr", "moco", "byol"])
+@pytest.mark.usefixtures("importable")
 def test_two_processes_are_one(name: str, tmp_path: Path) -> None:
     check_processes(name, tmp_path)
 

@@ -32,14 +32,16 @@ def run(words: list[str]) -> None:
     from usssl.finetuning import Finetuning, intervals_by_patient
     from usssl.labelled import PlaneDataModule
     from usssl.online_probe import features_of, nearest_neighbours
-    from usssl.training import FinetuneCli, choose_init
+    from usssl.training import FinetuneCli, UltrasoundTrainer, choose_init
 
     class Options(FinetuneCli):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             super().add_arguments_to_parser(parser)
             parser.add_argument("--k", type=int, default=20)
 
-    options = Options("usssl", Finetuning, PlaneDataModule, ["finetune", *words[1:]], parse_only=True)
+    options = Options(
+        "usssl", Finetuning, PlaneDataModule, ["finetune", *words[1:]], parse_only=True, trainer_class=UltrasoundTrainer
+    )
     chosen = options.config["finetune"]
     if chosen.k < 1:
         raise UsageError(f"--k must be at least 1, got {chosen.k}")
