@@ -286,7 +286,7 @@ def test_adapters_go_with_their_base(empty_folder: Path, capsys: pytest.CaptureF
 
 
 def test_export_says_what_it_cannot_do(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit()
+    fit("--model.init", "random")
     out = ["--out", "a.safetensors"]
     assert "--what must be merged, adapters or sam, got x" in refusal(capsys, "export", "--what", "x", *out)
     assert "--out must end in .safetensors" in refusal(capsys, "export", "--what", "merged", "--out", "a.pth")

@@ -15,9 +15,10 @@ from fedsam.losses import CrossEntropyDiceLoss
 from fedsam.module import FederatedSegmenter
 from fedsam.options import FitOptions
 from fedsam.sam import Sam
+from fedsam.sam_checkpoint import SHIPPED
 from fedsam.scan_reading import ScanReading
 from fedsam.segmenter import Inference, Scores, VolumeSegmenter
-from shared.checkpoints import AtomicCheckpointIO, load_tensors, require_same_tensors, save_tensors
+from shared.checkpoints import AtomicCheckpointIO, load_tensors, require_same_tensors, save_tensors, sha256_of
 from shared.errors import UsageError
 from shared.runs import folder_of_checkpoint
 
@@ -145,7 +146,7 @@ def from_file(path: Path, base: str | None = None) -> Trained:
 
     Args:
         path: A merged model, or adapters.
-        base: For adapters: the SAM checkpoint that they were trained on.
+        base: For adapters: the SAM checkpoint that they were trained on; the shipped one is found by its sum.
 
     Raises:
         UsageError: Another kind of file, or adapters without their base or with another one.
@@ -157,6 +158,8 @@ def from_file(path: Path, base: str | None = None) -> Trained:
         require_same_tensors(tensors, network.state_dict(), what=f"--weights {path}")
         network.load_state_dict(tensors)
     elif "network" in told:
+        if base is None and told["base_sha256"] == sha256_of(SHIPPED):
+            base = "tiny"
         if base is None:
             raise UsageError(f"--base must name the SAM checkpoint that the adapters belong to, got none with {path}")
         network = Sam(**json.loads(told["network"]), init=base)
