@@ -305,15 +305,23 @@ def battles(results: Path) -> str:
     return "\n\n".join(["## Every rule against every attack", *parts]) + "\n" if parts else ""
 
 
-def hippocampus(folder: Path) -> str:
-    """What `fedsam sweep` wrote on the volumes of the hippocampus, and overlays by `fedsam predict`."""
-    pictures = [folder / "dice.png", *sorted(folder.glob("overlay_*.png"))]
-    shown = "\n\n".join(f"![{path.stem.replace('_', ' ')}](results/{folder.name}/{path.name})" for path in pictures)
-    return (
-        f"## Hippocampus\n\n`{(folder / 'command.txt').read_text().strip()}`\n\n"
-        f"{(folder / 'notes.md').read_text().strip()}\n\n{(folder / 'table.md').read_text().strip()}\n\n{shown}\n\n"
-        f"Record: `results/{folder.name}/results.csv`.\n"
-    )
+def hippocampus(results: Path) -> str:
+    """What `fedsam sweep` wrote on the volumes of the hippocampus into `hippocampus*/`, one folder after the other.
+
+    Of each folder: the command, `notes.md` as it stands, the table, the heat map, overlays by `fedsam predict`.
+    """
+    parts = []
+    for table in sorted(results.glob("hippocampus*/table.md")):
+        folder = table.parent
+        pictures = [folder / "dice.png", *sorted(folder.glob("overlay_*.png"))]
+        parts += [
+            f"`{(folder / 'command.txt').read_text().strip()}`",
+            (folder / "notes.md").read_text().strip(),
+            table.read_text().strip(),
+            *(f"![{path.stem.replace('_', ' ')}](results/{folder.name}/{path.name})" for path in pictures),
+            f"Record: `results/{folder.name}/results.csv`.",
+        ]
+    return "\n\n".join(["## Hippocampus", *parts]) + "\n" if parts else ""
 
 
 def main() -> None:
@@ -325,8 +333,8 @@ def main() -> None:
         name = section.__name__
         if (file := results / f"{name}.json").exists():
             parts.append(section(json.loads(file.read_text())))
-    if (results / "hippocampus" / "table.md").exists():
-        parts.append(hippocampus(results / "hippocampus"))
+    if segmented := hippocampus(results):
+        parts.append(segmented)
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
     if fought := battles(results):
