@@ -13,7 +13,7 @@ from usssl.losses.precision import at_least_float32, full_precision
 
 LAMBDA = 0.0051
 GRAM_BELOW = 1.0
-"""Share of the width below which a batch is small enough for its Gram matrices to be the cheaper way (measured)."""
+"""Share of the width below which a batch is so small that its Gram matrices are cheaper, by count of operations."""
 
 
 class _CrossCorrelationPenalty(torch.autograd.Function):

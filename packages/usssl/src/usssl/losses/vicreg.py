@@ -11,7 +11,7 @@ from usssl.losses.gather import whole_batch
 from usssl.losses.precision import at_least_float32, full_precision
 
 GRAM_BELOW = 1.0
-"""Share of the width below which a batch is small enough for its Gram matrix to be the cheaper way (measured)."""
+"""Share of the width below which a batch is so small that its Gram matrix is cheaper, by count of operations."""
 
 
 class _VarianceCovariance(torch.autograd.Function):
