@@ -115,7 +115,7 @@ def measure(size: str, image_size: int, pairs: int) -> list[dict[str, Any]]:
             step()
 
         memory = [peak_growth(lambda build=make: two_steps(build)) for make in (build, build_peer)]  # type: ignore[misc]
-        timed = compare(build(), build_peer(), pairs, budget_s=150)
+        timed = compare(build(), build_peer(), pairs, budget_s=300)
         ratio = 1 / timed.speedup
         results.append(
             {"case": name, "peer": peer_name, "size": size, "image_size": image_size, "slices": SLICES}

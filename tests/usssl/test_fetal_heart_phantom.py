@@ -60,6 +60,22 @@ def test_scan_conversion_keeps_a_ring_a_ring() -> None:
     assert (picture[~grid.sector] == 0).all()
 
 
+def test_a_window_shows_its_part_of_the_sector_at_its_scale() -> None:
+    settings = draw_settings(MACHINES[1], np.random.default_rng(0))
+    middle = settings.radius + settings.depth / 2
+    grid = PolarGrid(settings, 96, (6.0, middle, 48.0))
+    assert grid.mm_per_pixel == 0.5
+    assert grid.sector.all()
+    assert settings.radius < grid.r[0] < middle - 24
+    assert middle + 24 < grid.r[-1] < settings.radius + settings.depth
+    level = np.zeros(grid.x.shape, np.float32)
+    row, column = len(grid.r) // 3, len(grid.angles) // 4
+    level[row, column] = 1e3
+    brightest = np.argwhere(grid.picture(level, 0.0) > 0).mean(0)
+    where = (grid.z[row, column] - middle + 24, grid.x[row, column] - 6 + 24)
+    assert brightest == pytest.approx([mm / 0.5 - 0.5 for mm in where], abs=1)
+
+
 def test_gain_sets_the_mean_grey_value() -> None:
     grid, rng = _grid(128, seed=4), np.random.default_rng(2)
     for scale in (0.05, 1.0):

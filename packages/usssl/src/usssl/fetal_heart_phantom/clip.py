@@ -71,12 +71,15 @@ class _Scene:
         if len(planes) > 1 and "NON-heart" in planes:  # what lies beside the heart is the belly, variant 0
             object.__setattr__(self.body, "variant", self.body.variant / 4)
         settings = draw_settings(subject.machine, rng)
-        self.grid = grid = PolarGrid(settings, size)
         reach = max(self.body.thorax)
         low, high = settings.radius + 0.22 * settings.depth + reach, settings.radius + settings.depth - 0.75 * reach
         middle = rng.uniform(min(low, high), max(low, high))
         aside = min(middle * np.tan(settings.half_angle), settings.depth / 2) - reach
         self.place = np.array([rng.uniform(-1, 1) * max(aside, 0), middle])
+        # The operator magnifies what is looked at, whatever it is, and does not quite centre it.
+        side = 2 * reach * rng.uniform(1.1, 1.5)
+        shift = rng.uniform(-0.12, 0.12, 2) * reach
+        self.grid = grid = PolarGrid(settings, size, (self.place[0] + shift[0], self.place[1] + shift[1], side))
         self.turn = rng.uniform(0, 2 * np.pi)
         self.drift, self.drift_turn = rng.uniform(-8, 8, 2) / np.sqrt(2), np.deg2rad(rng.uniform(-15, 15))
         self.rate, self.phase = rng.uniform(120, 160) / 60, rng.random()

@@ -18,6 +18,8 @@ class PolarGrid:
     Args:
         settings: Of the machine.
         size: Height and width of the picture in pixels.
+        window: What the picture is magnified to: ``(x, z)`` of its middle and its side, in mm. ``None`` shows the
+            whole height of the sector.
 
     Attributes:
         x: ``(R, A)`` float32 mm across, 0 in the middle.
@@ -25,11 +27,13 @@ class PolarGrid:
         sector: ``(size, size)`` bool, pixels that show something.
     """
 
-    def __init__(self, settings: Settings, size: int) -> None:
+    def __init__(self, settings: Settings, size: int, window: tuple[float, float, float] | None = None) -> None:
         self.settings, self.size = settings, size
+        self.window = window or whole_sector(settings)
         depths, beams = max(24, 3 * size // 2), max(16, 3 * size // 4)
-        self.r = np.linspace(settings.radius, settings.radius + settings.depth, depths, dtype=np.float32)
-        self.angles = np.linspace(-settings.half_angle, settings.half_angle, beams, dtype=np.float32)
+        (near, far), (left, right) = _seen(settings, self.window)
+        self.r = np.linspace(near, far, depths, dtype=np.float32)
+        self.angles = np.linspace(left, right, beams, dtype=np.float32)
         self.x = self.r[:, None] * np.sin(self.angles)
         self.z = self.r[:, None] * np.cos(self.angles)
         self.step = float(self.r[1] - self.r[0])
@@ -40,15 +44,12 @@ class PolarGrid:
         self.sector.ravel()[self._where] = True
 
     def _scan_conversion(self) -> tuple[float, np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        s = self.settings
-        top, bottom = s.radius * np.cos(s.half_angle), s.radius + s.depth
-        side = (bottom - top) * 1.02  # a wide sector loses its wings, so that the fetus is not small
+        middle_x, middle_z, side = self.window
         mm = side / self.size
-        across = (np.arange(self.size) + 0.5) * mm - side / 2
-        down = (np.arange(self.size) + 0.5) * mm + (top + bottom - side) / 2
-        x, z = np.meshgrid(across, down)
-        row = (np.hypot(x, z) - s.radius) / self.step
-        column = (np.arctan2(x, z) + s.half_angle) / float(self.angles[1] - self.angles[0])
+        along = (np.arange(self.size) + 0.5) * mm - side / 2
+        x, z = np.meshgrid(along + middle_x, along + middle_z)
+        row = (np.hypot(x, z) - self.r[0]) / self.step
+        column = (np.arctan2(x, z) - self.angles[0]) / float(self.angles[1] - self.angles[0])
         inside = (row >= 0) & (row < len(self.r) - 1) & (column >= 0) & (column < len(self.angles) - 1) & (z > 0)
         where = np.flatnonzero(inside)
         row, column = row.ravel()[where], column.ravel()[where]
@@ -103,6 +104,28 @@ class PolarGrid:
             bright = float((weight * np.power(grey, np.float32(s.gamma))).sum() * 3)
             low, high = (middle, high) if bright < s.brightness else (low, middle)
         return (low + high) / 2
+
+
+def whole_sector(settings: Settings) -> tuple[float, float, float]:
+    """The window of the sector's height; a wide sector loses its wings, so that the fetus is not small."""
+    top, bottom = settings.radius * np.cos(settings.half_angle), settings.radius + settings.depth
+    return 0.0, (top + bottom) / 2, (bottom - top) * 1.02
+
+
+def _seen(settings: Settings, window: tuple[float, float, float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Range of radius in mm and of angle that the window needs, both within the sector."""
+    x, z, side = window
+    edge = np.linspace(-side / 2, side / 2, 33)
+    across, down = np.meshgrid(x + edge, z + edge)
+    down = np.maximum(down, 1e-3)  # nothing behind the centre of curvature is seen
+    r, angle = np.hypot(across, down), np.arctan2(across, down)
+    # Two steps more on each side, as the filters of the point spread want neighbours.
+    spare, turn = 2 * side / 32, 2 * side / 32 / float(r.max())
+    near, far = settings.radius, settings.radius + settings.depth
+    return (
+        (max(near, float(r.min()) - spare), min(far, float(r.max()) + spare)),
+        (max(-settings.half_angle, float(angle.min()) - turn), min(settings.half_angle, float(angle.max()) + turn)),
+    )
 
 
 def _blur_matrix(count: int, sd: float) -> np.ndarray:

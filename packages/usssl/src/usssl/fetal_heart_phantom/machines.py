@@ -31,9 +31,9 @@ class Machine:
 
 
 MACHINES = (
-    Machine("V830", (0.35, 0.45), (1.2, 1.6), (45, 52), (0.8, 0.95), (62, 80), (22, 30)),
-    Machine("Voluson E8", (0.25, 0.32), (0.8, 1.1), (54, 65), (0.9, 1.1), (60, 76), (18, 26)),
-    Machine("Voluson S10 Expert", (0.3, 0.4), (1.0, 1.4), (48, 58), (1.0, 1.2), (55, 70), (14, 22)),
+    Machine("V830", (0.35, 0.45), (0.75, 1.0), (45, 52), (0.8, 0.95), (62, 80), (22, 30)),
+    Machine("Voluson E8", (0.25, 0.32), (0.5, 0.7), (54, 65), (0.9, 1.1), (60, 76), (18, 26)),
+    Machine("Voluson S10 Expert", (0.3, 0.4), (0.6, 0.9), (48, 58), (1.0, 1.2), (55, 70), (14, 22)),
 )
 
 
@@ -78,5 +78,5 @@ def draw_settings(machine: Machine, rng: np.random.Generator) -> Settings:
         depth=90 + 50 * rng.beta(1, 3),
         attenuation=rng.uniform(-0.3, 0.3),
         noise=rng.uniform(-36, -28),
-        brightness=rng.uniform(0.13, 0.26),
+        brightness=rng.uniform(0.18, 0.30),
     )

@@ -17,7 +17,7 @@ from usssl.fetal_heart_phantom.clip import draw_subject, plane_picture, video
 from usssl.sources.clips import ArrayReader, Clip, ClipSets, VideoSource
 
 NAME = "fetal-heart-phantom"
-_VERSION = 1  # of the drawing; another number draws everything anew
+_VERSION = 2  # of the drawing; another number draws everything anew
 PATIENT_SETS = {"pretrain": "V", "pretrain-validation": "W", "train": "T", "validation": "U", "test": "X"}
 """First letter of a patient's name in each set: nobody is in two."""
 
