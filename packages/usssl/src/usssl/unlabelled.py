@@ -169,6 +169,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
             "views": type(self.views).__name__,
             "backend": self.backend,
             "image_size": self.image_size,
+            "batch_size": self.batch_size,
             "positive": self.positive,
             "seed": self.seed,
         }

@@ -1,0 +1,91 @@
+"""Pretrain in all seven ways with equal CPU time, so that ``usssl sweep`` can ask which way helps.
+
+    python tools/pretrain_alike.py --config FILE [--minutes 6] [--methods NAME ...] [--work build/NAME]
+
+FILE is a config of ``usssl pretrain`` without method, views and number of epochs: what is common to all seven. Each
+method gets as many whole epochs as fit into the minutes of CPU time of one thread, measured on some of its own steps
+beforehand. Weights go to ``WORK/METHOD.safetensors``; what each took goes to ``pretraining.json`` beside FILE. What is
+there is not done again.
+"""
+
+import argparse
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.checkpoints import newest_whole_checkpoint
+from usssl.cli import main as usssl
+
+# Large-batch recipes are not made for some hundred steps: narrower projectors, a shorter queue, a faster average.
+METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "autoencoder": ("Autoencoder", "AutoencoderViews", {}),
+    "inpaint": ("Inpaint", "InpaintViews", {}),
+    "simclr": ("SimCLR", "SimclrViews", {}),
+    "moco": ("MoCo", "SimclrViews", {"queue_size": 1024, "momentum": 0.99, "wrap": "ring", "ema_schedule": "step"}),
+    "byol": ("BYOL", "SimclrViews", {"momentum": 0.99, "ema_schedule": "step"}),
+    "vicreg": ("VICReg", "InfomaxViews", {"hidden": 1024, "width": 1024}),
+    "barlowtwins": ("BarlowTwins", "InfomaxViews", {"hidden": 1024, "width": 1024}),
+}
+TRIALS = (2, 8)
+"""Batches of the two trials, of two epochs each, whose difference is the time of a step."""
+
+
+def cpu_of(words: list[str]) -> float:
+    """CPU seconds of a command of usssl."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    if code := usssl(words):
+        sys.exit(code)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def newest(runs: Path) -> Path:
+    """The run that was written last."""
+    return max(runs.glob("version_*"), key=lambda folder: folder.stat().st_mtime)
+
+
+def pretrain(method: str, config: Path, work: Path, minutes: float) -> None:
+    """Weights of one method, and what they cost."""
+    record, weights = config.with_name("pretraining.json"), work / f"{method}.safetensors"
+    if weights.is_file() and method in recorded(record):
+        return
+    name, views, options = METHODS[method]
+    head = {"class_path": f"usssl.methods.{name}", "init_args": options}
+    words = ["pretrain", "--config", str(config), "--model.method", json.dumps(head)]
+    words += ["--data.views", f"usssl.augmentation.{views}", "--run.root", str(work)]
+    trial = [*words, "--run.name", f"trial-{method}", "--trainer.max_epochs", "2"]
+    short, long = (cpu_of([*trial, "--trainer.limit_train_batches", str(n)]) for n in TRIALS)
+    step = (long - short) / (2 * (TRIALS[1] - TRIALS[0]))
+    found = json.loads((newest(work / "usssl" / f"trial-{method}") / "results.json").read_text())
+    batches = int(found["data"]["train"]["frames"]) // int(found["data"]["batch_size"])
+    epochs = max(2, int(minutes * 60 / (step * batches)))
+    used = cpu_of([*words, "--run.name", method, "--trainer.max_epochs", str(epochs)])
+    checkpoint = newest_whole_checkpoint(newest(work / "usssl" / method))
+    if code := usssl(["export", "--weights", str(checkpoint), "--out", str(weights)]):
+        sys.exit(code)
+    row = {"method": method, "epochs": epochs, "steps": epochs * batches, "cpu_s": round(used, 1)}
+    # Read again: another process may have finished a method in the meantime.
+    record.write_text(json.dumps(recorded(record) | {method: row}, indent=1) + "\n")
+
+
+def recorded(record: Path) -> dict[str, Any]:
+    """The methods that are done."""
+    return json.loads(record.read_text()) if record.is_file() else {}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="what is common to all methods")
+    parser.add_argument("--work", type=Path, help="weights and runs; build/ and the config's folder by default")
+    parser.add_argument("--minutes", type=float, default=6.0, help="CPU minutes of each pretraining")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    work = options.work or Path("build") / options.config.resolve().parent.name
+    work.mkdir(parents=True, exist_ok=True)
+    for each in options.methods:
+        pretrain(each, options.config, work, options.minutes)
