@@ -36,6 +36,8 @@ $(STAMP): pyproject.toml constraints.txt $(MEMBERS:=/pyproject.toml)
 demo: $(STAMP) ## run the main job of every package on its own data; prints the path of each one's report
 	$(BIN)/fedsam fit --run.root runs/demo
 	$(BIN)/fedsam test --run.root runs/demo
+	$(BIN)/usssl pretrain --run.root runs/demo
+	$(BIN)/usssl finetune --run.root runs/demo
 	$(BIN)/fedseca compare --out runs/demo -- --model.network.width 16
 
 test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)

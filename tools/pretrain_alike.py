@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "vicreg": ("VICReg", "InfomaxViews", {"hidden": 1024, "width": 1024}),
     "barlowtwins": ("BarlowTwins", "InfomaxViews", {"hidden": 1024, "width": 1024}),
 }
+RESERVE = 0.8  # of the minutes is planned for steps: the rest is for the report, and for cores that others share
 TRIALS = (2, 8)
 """Batches of the two trials, of two epochs each, whose difference is the time of a step."""
 
@@ -62,7 +63,7 @@ def pretrain(method: str, config: Path, work: Path, minutes: float) -> None:
     step = (long - short) / (2 * (TRIALS[1] - TRIALS[0]))
     found = json.loads((newest(work / "usssl" / f"trial-{method}") / "results.json").read_text())
     batches = int(found["data"]["train"]["frames"]) // int(found["data"]["batch_size"])
-    epochs = max(2, int(minutes * 60 / (step * batches)))
+    epochs = max(2, int(RESERVE * minutes * 60 / (step * batches)))
     used = cpu_of([*words, "--run.name", method, "--trainer.max_epochs", str(epochs)])
     checkpoint = newest_whole_checkpoint(newest(work / "usssl" / method))
     if code := usssl(["export", "--weights", str(checkpoint), "--out", str(weights)]):
