@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from shared.checkpoints import load_tensors
@@ -127,6 +128,39 @@ def test_linear_probe_on_features_computed_once(capsys: pytest.CaptureFixture[st
     plain = json.loads(Path("runs/usssl/finetune/version_0/results_test.json").read_text())
     assert plain["metrics"]["test/macro_f1"] == pytest.approx(cached["metrics"]["test/macro_f1"])
     assert plain["metrics"]["test/loss"] == pytest.approx(cached["metrics"]["test/loss"], rel=1e-4)
+
+
+def test_a_run_that_is_out_of_time_ends_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--trainer.max_epochs", "100000", "--model.lr_schedule.warmup_epochs", "1"]
+    main(["pretrain", *CPU, *FRAMES, *SMALL, *long, "--trainer.max_time", "00:00:00:01"])
+    run = Path("runs/usssl/pretrain/version_0")
+    record = json.loads((run / "results.json").read_text())
+    assert 0 < record["epochs"] < 100000
+    assert "report: " in capsys.readouterr().out
+    state = torch.load(next((run / "checkpoints").glob("*.ckpt")), weights_only=True)
+    assert state["epoch"] == record["epochs"] - 1
+    # The rate rises as planned for the whole length.
+    rate = state["optimizer_states"][0]["param_groups"][0]
+    done = state["global_step"] - 1
+    per_epoch = 15 // 8
+    assert rate["lr"] == pytest.approx(rate["base_lr"] * min(1, done / per_epoch), rel=1e-3)
+
+
+def test_a_budget_is_made_into_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["pretrain", *CPU, *FRAMES, *SMALL, "--model.lr_schedule.warmup_epochs", "0"]
+    main([*command, "--budget_minutes", "0.02", "--seed_everything", "5"])
+    run = Path("runs/usssl/pretrain/version_0")
+    config, record = (run / "config.yaml").read_text(), json.loads((run / "results.json").read_text())
+    assert f"budget: {record['epochs']} epochs, at " in capsys.readouterr().out
+    kept = yaml.safe_load(config)
+    assert kept["trainer"]["max_epochs"] == record["epochs"] >= 1
+    assert kept.get("budget_minutes") is None
+    assert kept["data"]["seed"] == record["data"]["seed"] == 5
+    told = refusal(capsys, *command, "--budget_minutes", "1e-9")
+    assert told.startswith("--budget_minutes must allow for one epoch, which takes about ")
+    told = refusal(capsys, *command, "--budget_minutes", "0", "--data.seed", "6")
+    assert told == "--budget_minutes must be above 0, got 0"
+    assert yaml.safe_load(Path("runs/usssl/pretrain/version_2/config.yaml").read_text())["data"]["seed"] == 6
 
 
 def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:

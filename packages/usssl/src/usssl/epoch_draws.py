@@ -8,6 +8,9 @@ from torch.utils.data import DistributedSampler
 from shared.data.prepared_images import Draw
 from shared.federated.seeds import derived_generator, derived_seed
 
+SEED = 73
+"""The seed of data that are given none."""
+
 
 class EpochDraws(DistributedSampler[Draw]):
     """Every item once, each with the seed of its augmentation.

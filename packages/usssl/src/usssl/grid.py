@@ -56,7 +56,7 @@ def cell(
     """One run: a classifier from one start, in one mode, on one share of the labels drawn by one seed."""
     options = [
         *("--model.freeze", "true" if mode == "linear" else "false", "--data.fraction", f"{fraction:g}"),
-        *("--seed_everything", str(seed), "--data.fraction_seed", str(seed)),
+        *("--seed_everything", str(seed), "--data.seed", str(seed), "--data.fraction_seed", str(seed)),
         # A linear probe on cached features: nothing may change the images.
         *(("--data.augment", "null") if mode == "linear" else ()),
         *extra,

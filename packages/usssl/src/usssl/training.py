@@ -14,6 +14,7 @@ from shared.data.npz import Npz
 from shared.errors import UsageError
 from shared.federated.progress import RoundBar
 from usssl.best_checkpoint import BestCheckpoint
+from usssl.budget import affordable_epochs
 from usssl.cached_features import CachedFeatures
 from usssl.echo_clip import EchoClip
 from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
@@ -89,6 +90,31 @@ class PretrainCli(Cli):
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"checkpoint.filename": "epoch={epoch:04d}", "checkpoint.save_top_k": 1})
 
+    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--budget_minutes",
+            type=float | None,
+            default=None,
+            help="Train as many epochs as fit into so many minutes of CPU time (of the clock on an accelerator), found "
+            "by timing a few steps; takes the place of trainer.max_epochs. The config of the run keeps the number.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Give the data the seed of the run."""
+        follow_seed(self.config[self.subcommand])
+        super().before_instantiate_classes()
+
+    def before_pretrain(self) -> None:
+        """Choose the number of epochs, where a budget is given."""
+        config = self.config[self.subcommand]
+        if config.budget_minutes is None:
+            return
+        epochs, seconds = affordable_epochs(config.budget_minutes, self.model, self.datamodule, self.trainer)
+        print(f"budget: {epochs} epochs, at {seconds:.3g} s a step")
+        self.trainer.fit_loop.max_epochs = epochs
+        config.trainer.max_epochs, config.budget_minutes = epochs, None
+        self.save_config()
+
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         words, folder = super()._prepare(verb, words)
         if given := option_value(words, "--ckpt_path"):
@@ -132,6 +158,7 @@ class FinetuneCli(Cli):
     def before_instantiate_classes(self) -> None:
         """Say where the backbone's weights come from, and keep it in the config of the run."""
         config = self.config[self.subcommand]
+        follow_seed(config)
         given = None if self.parse_only else config.get("ckpt_path")
         if not self.parse_only and given is None:
             choose_init(config)
@@ -140,6 +167,13 @@ class FinetuneCli(Cli):
             # The weights come from the checkpoint, so the file that they once started from need not be there.
             config.model.backbone = record_of(Path(given), "--ckpt_path")["backbone"]
             config.model.init = "random"
+
+
+def follow_seed(config: Namespace) -> None:
+    """Put the seed of the run in the place of ``data.seed: null``."""
+    given = config.seed_everything
+    if config.data.seed is None and isinstance(given, int) and not isinstance(given, bool):
+        config.data.seed = given
 
 
 def choose_init(config: Namespace) -> None:

@@ -16,7 +16,7 @@ from usssl.augmentation.normalisation import normalised_picture
 from usssl.augmentation.recipes import ViewRecipe
 from usssl.augmentation.resizing import Resize, check_mode, resized
 from usssl.augmentation.two_views import InfomaxViews
-from usssl.epoch_draws import EpochDraws
+from usssl.epoch_draws import SEED, EpochDraws
 from usssl.frame_dataset import Fit, FrameBatch, FrameDataset, LabelledPart, Positive, collated
 from usssl.frame_index import Sampling, frame_index
 from usssl.labelled import PlaneDataModule
@@ -48,7 +48,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
         labelled: Labelled pictures that come with every batch, for methods that use them.
         labelled_batch_size: How many.
         num_workers: Loader processes.
-        seed: Of everything random.
+        seed: Of everything random; ``None``: as ``seed_everything``, or 73.
 
     Raises:
         UsageError: An option is out of range.
@@ -69,9 +69,10 @@ class UltrasoundVideoDataModule(LightningDataModule):
         labelled: PlaneDataModule | None = None,
         labelled_batch_size: int = 32,
         num_workers: int = 0,
-        seed: int = 73,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        seed = SEED if seed is None else seed
         for option, value, least in (
             ("image_size", image_size, 16),
             ("load_size", load_size, 16),
