@@ -11,10 +11,11 @@ import yaml
 from PIL import Image
 
 from shared.checkpoints import load_tensors
-from shared.commands import config_names
+from shared.commands import config_names, config_path
 from usssl.cli import main
+from usssl.methods import METHODS
 from usssl.pretraining import Pretraining
-from usssl.training import PretrainCli, UltrasoundTrainer
+from usssl.training import PretrainCli, UltrasoundTrainer, build_pretraining
 from usssl.unlabelled import UltrasoundVideoDataModule
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -170,6 +171,18 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
     assert "inits must be NAME=FILE" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "vicreg", "autoencoder", "inpaint"])
+def test_methods_run_on_embedded_data(name: str) -> None:
+    quick = ["--data.image_size", "32", "--data.batch_size", "8", "--trainer.fast_dev_run", "true"]
+    cli = build_pretraining(["pretrain", "--config", f"{name}_resnet18", *CPU, *FRAMES, *quick])
+    assert type(cli.model.method) is METHODS[name]
+    assert cli.trainer.global_step == 1
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
+    config, default = cli.config["pretrain"], yaml.safe_load(config_path("usssl", "pretrain").read_text())
+    assert cli.model.backbone.name == default["model"]["backbone"] == "resnet18"
+    assert config.trainer.max_epochs == default["trainer"]["max_epochs"]
 
 
 @pytest.mark.parametrize("config", sorted(set(config_names("usssl")) - {"finetune"}))
