@@ -170,7 +170,7 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert told == "model.init must be an existing file, got none.ckpt"
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
-    assert "inits must be NAME=FILE" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+    assert "inits must be NAME=FILE, FILE, random or imagenet" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco", "byol", "vicreg", "autoencoder", "inpaint"])

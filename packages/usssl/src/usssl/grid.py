@@ -20,7 +20,9 @@ WORDS = ("random", "imagenet")
 
 
 def named_inits(inits: Sequence[str]) -> dict[str, str]:
-    """Name to initial weights, from ``NAME=FILE``, or the words ``random`` and ``imagenet``.
+    """Name to initial weights, from ``NAME=FILE``, ``FILE``, or the words ``random`` and ``imagenet``.
+
+    A file without a name is called as its run is where it lies in the folder of one, else as itself.
 
     Raises:
         UsageError: Another form, a name given twice, or a file that is not there.
@@ -32,13 +34,18 @@ def named_inits(inits: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for given in inits:
         name, equals, file = given.partition("=")
-        if not equals and given not in WORDS:
-            raise UsageError(f"inits must be NAME=FILE, random or imagenet, got {given}")
-        if equals and not Path(file).expanduser().is_file():
-            raise UsageError(f"inits must name existing files, got {given}")
+        if given in WORDS:
+            path = None
+        elif equals and Path(file).expanduser().is_file():
+            path = Path(file).expanduser().resolve()
+        elif Path(given).expanduser().is_file():
+            path = Path(given).expanduser().resolve()
+            name = path.parents[2].name if path.parent.name == "checkpoints" else path.stem
+        else:
+            raise UsageError(f"inits must be NAME=FILE, FILE, random or imagenet, and files must exist, got {given}")
         if name in found:
             raise UsageError(f"inits must have a name each, got {name} twice")
-        found[name] = str(Path(file).expanduser().resolve()) if equals else given
+        found[name] = given if path is None else str(path)
     if not found:
         raise UsageError("inits must hold at least one, got []")
     return found
@@ -48,6 +55,11 @@ def sha256(file: str) -> str:
     """Checksum of a file, so that new weights under an old name are another cell."""
     with Path(file).open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
+
+
+def features_folder(out: Path) -> Path:
+    """Where the linear probes of a sweep keep their features."""
+    return out / "cells" / "features"
 
 
 def cell(
@@ -65,9 +77,11 @@ def cell(
     weights = init if init in WORDS else sha256(init)
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", f"{name}-{mode}-{fraction:g}-{seed}"]
     quiet = ["--trainer.enable_progress_bar", "false"]
+    # Of one start all linear probes share the features, whatever their labels and seed.
+    kept = ["--features", str(features_folder(out))] if mode == "linear" else []
     return Cell(
         key={"init": name, "mode": mode, "fraction": f"{fraction:g}", "seed": str(seed)},
-        words=("finetune", *where, "--model.init", init, *options, *quiet),
+        words=("finetune", *where, "--model.init", init, *options, *quiet, *kept),
         fingerprint=fingerprint([weights, *options], configs, f"{__version__} {version('medley-shared')}"),
     )
 

@@ -161,6 +161,11 @@ class PlaneDataModule(LightningDataModule):
         """The training images that are used."""
         return self._loaded.whole.subset(self._loaded.rows)
 
+    @property
+    def whole(self) -> LabelledImages:
+        """The training images before a share of them is chosen."""
+        return self._loaded.whole
+
     def images(self, part: Part) -> LabelledImages:
         """The images of a part; ``validation`` gives the test images where :attr:`val_is_test`."""
         if part == "train":
@@ -219,7 +224,11 @@ class PlaneDataModule(LightningDataModule):
 
     def plain_dataloader(self, part: Part) -> Batches:
         """The images of a part in order, resized and normalised only: for features and evaluation."""
-        dataset = Planes(self.images(part), self.image_size, self.resize, None)
+        return self.loader_of(self.images(part))
+
+    def loader_of(self, images: LabelledImages) -> Batches:
+        """Any images in order, resized and normalised only."""
+        dataset = Planes(images, self.image_size, self.resize, None)
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size,

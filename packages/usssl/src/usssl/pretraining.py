@@ -201,6 +201,7 @@ class Pretraining(LightningModule):
             "backbone": self.backbone.name,
             "method": type(self.method).__name__,
             "guard": self.guard.state(),
+            "patients": getattr(self.trainer.datamodule, "pretraining_patients", {}),  # type: ignore[attr-defined]
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

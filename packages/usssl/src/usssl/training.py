@@ -52,7 +52,11 @@ class UltrasoundTrainer(Trainer):
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 
     def finetune(
-        self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        features: str | None = None,
     ) -> None:
         """Train a classifier of planes, then test the epoch that is best on the validation images.
 
@@ -60,11 +64,13 @@ class UltrasoundTrainer(Trainer):
             model: A :class:`~usssl.finetuning.Finetuning`.
             datamodule: The labelled images.
             ckpt_path: Checkpoint of an interrupted run to go on with: a file, or ``last``.
+            features: Folder in which a linear probe keeps its features, for later ones on the same weights and images.
         """
         assert isinstance(model, Finetuning)
         if isinstance(datamodule, PlaneDataModule) and model.features_are_fixed and datamodule.augment is None:
             print("features: computed once, for neither backbone nor images change")
-            datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device)
+            kept = None if features is None else Path(features)
+            datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device, kept)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.state.finished and not self.fast_dev_run:  # type: ignore[attr-defined]
             best = next((c.best_model_path for c in self.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
@@ -204,6 +210,18 @@ def build_pretraining(words: Sequence[str], callbacks: Sequence[Callback] = ()) 
         UltrasoundVideoDataModule,
         words,
         callbacks=callbacks,
+        trainer_class=UltrasoundTrainer,
+    )
+
+
+def parsed_pretraining(options: Sequence[str]) -> PretrainCli:
+    """The options of ``pretrain`` and nothing built, written or run: for what looks at the data alone."""
+    return PretrainCli(
+        "usssl",
+        Pretraining,
+        UltrasoundVideoDataModule,
+        ["pretrain", *options],
+        parse_only=True,
         trainer_class=UltrasoundTrainer,
     )
 
