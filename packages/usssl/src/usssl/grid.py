@@ -76,7 +76,8 @@ def cell(
     configs = [config_path("usssl", "finetune"), *config_chain("usssl", config)]
     weights = init if init in WORDS else sha256(init)
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", f"{name}-{mode}-{fraction:g}-{seed}"]
-    quiet = ["--trainer.enable_progress_bar", "false"]
+    # The best epoch is kept until it is tested; nobody goes on from the last one.
+    quiet = ["--trainer.enable_progress_bar", "false", "--checkpoint.save_top_k", "0"]
     # Of one start all linear probes share the features, whatever their labels and seed.
     kept = ["--features", str(features_folder(out))] if mode == "linear" else []
     return Cell(

@@ -84,7 +84,8 @@ def train(words: Sequence[str]) -> dict[str, str]:
     seed = str(spec["seed"])
     labels = ["--seed_everything", seed, "--data.seed", seed, "--data.fraction_seed", seed]
     start = ["finetune", "--config", spec["finetune_config"], *labels, "--model.init", str(weights)]
-    second = build_classifier([*start, *spec["finetune"], *where, "--run.name", f"{name}-finetune"])
+    rest = ["--checkpoint.save_top_k", "0", *where, "--run.name", f"{name}-finetune"]
+    second = build_classifier([*start, *spec["finetune"], *rest])
     scores, (low, high) = second.trainer.callback_metrics, second.model.intervals["macro_f1"]
     variance, distance = spread(first.datamodule, fixed_network(spec["network"]))
     for folder in (first.folder, second.folder):
