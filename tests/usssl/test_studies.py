@@ -151,7 +151,7 @@ def test_report_is_written(tmp_path: Path) -> None:
     told = write_report(rows(), tmp_path, "usssl study variance")
     assert "phantom (synthetic data), linear, 60 labels, 2 seeds" in told
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"table.md", "size.png", "variance.png", "report.html"}
+    assert names == {"table.md", "size.png", "variance.png", "report.html", "command.txt"}
     (axes,) = picture(rows(), "size").axes
     assert axes.get_xscale() == "log"
     assert sorted(axes.get_lines()[0].get_xdata()) == [12, 60]

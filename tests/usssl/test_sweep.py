@@ -50,7 +50,9 @@ def test_plot_has_the_shares_as_ticks() -> None:
 def test_report_is_written(tmp_path: Path) -> None:
     told = write_report(rows(), tmp_path, "usssl sweep")
     assert "0.600 ± 0.141" in told
-    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "label_efficiency.png", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("table.md", "label_efficiency.png", "report.html", "command.txt")
+    }
     assert "synthetic data" in (tmp_path / "report.html").read_text()
 
 

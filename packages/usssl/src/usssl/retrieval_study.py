@@ -27,7 +27,8 @@ def retrieval(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]
 
         The frame FIRST of each clip asks, the frames LAST of all clips answer; the nearest by cosine counts. Pixel
         correlation is the same with the pictures' pixels, centred, for features. Clips are those of training and of
-        validation of `usssl pretrain`'s data, whose options go behind `--`. Writes OUT/retrieval.csv and OUT/table.md.
+        validation of `usssl pretrain`'s data, whose options go behind `--`. Writes OUT/retrieval.csv,
+        OUT/table.md and OUT/command.txt.
 
         Args:
             inits: Backbones to compare, as NAME=FILE, FILE, random or imagenet.
@@ -45,7 +46,9 @@ def retrieval(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]
         write_text(folder / "retrieval.csv", text.getvalue())
         lines = [[name, f"{found} of {clips}", f"{100 * rate:.1f} %"] for name, clips, found, rate in rows]
         page = f"{told}\n\n{markdown(['features', 'clips found again', 'top-1'], lines)}"
-        write_text(folder / "table.md", f"`{shlex.join(['usssl', *words])}`\n\n{page}\n")
+        command = shlex.join(["usssl", *words])
+        write_text(folder / "table.md", f"`{command}`\n\n{page}\n")
+        write_text(folder / "command.txt", command + "\n")
         print(page)
 
     return study

@@ -21,7 +21,7 @@ from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
 from usssl.finetuning import Finetuning
 from usssl.labelled import PlaneDataModule
 from usssl.plane_csv import CommonClasses, PlaneCsv
-from usssl.presets import african_planes, array_packs, fetal_planes_db, videos
+from usssl.presets import african_planes, array_packs, camus_views, fetal_planes_db, videos
 from usssl.pretraining import Pretraining
 from usssl.run_report import ClassifierReport, PretrainingReport
 from usssl.runs import newest_checkpoint, newest_run, record_of, require_kind
@@ -31,7 +31,7 @@ from usssl.unlabelled import UltrasoundVideoDataModule
 
 NAMED = (
     *(EchoClip, PhantomVideos, VideoFolder, Joined, videos, array_packs),
-    *(PhantomPlanes, PlaneCsv, CommonClasses, ImageFolder, Npz, african_planes, fetal_planes_db),
+    *(PhantomPlanes, PlaneCsv, CommonClasses, ImageFolder, Npz, african_planes, camus_views, fetal_planes_db),
 )
 """What options name without its module; the parser finds what is imported."""
 

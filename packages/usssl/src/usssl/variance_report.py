@@ -57,7 +57,7 @@ def picture(rows: Sequence[Row], axis: str) -> "Figure":
 
 
 def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
-    """Write ``table.md``, ``size.png``, ``variance.png`` and ``report.html``; returns what to print."""
+    """Write table, pictures (``size.png``, ``variance.png``), ``command.txt`` and page; returns what to print."""
     first = rows[0]
     provenance = cast(Provenance, first["provenance"])
     seeds, axes = distinct(rows, "seed"), [axis for axis in TITLES if any(row["axis"] == axis for row in rows)]
@@ -71,6 +71,7 @@ def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
     parts = [f"{TITLES[axis]}\n\n{markdown(*tables[axis])}" for axis in axes]
     text = "\n\n".join([told, *parts, network])
     write_text(folder / "table.md", f"`{command}`\n\n{text}\n")
+    write_text(folder / "command.txt", command + "\n")
     report = Report("More frames, or more different ones", told)
     report.section("Downstream", network)
     drawn = {axis: save(picture(rows, axis), folder / f"{axis}.png") for axis in axes}
