@@ -155,6 +155,7 @@ def test_report_is_written(tmp_path: Path) -> None:
     (axes,) = picture(rows(), "size").axes
     assert axes.get_xscale() == "log"
     assert sorted(axes.get_lines()[0].get_xdata()) == [12, 60]
+    assert sorted(label.get_text() for label in axes.get_xticklabels()) == ["12", "60"]
 
 
 def test_studies_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,10 @@ def picture(rows: Sequence[Row], axis: str) -> "Figure":
         sd=[stdev(values) if len(values) > 1 else 0.0 for values in scores],
     )
     figure = curves({"macro-F1": curve}, x_label=f"{counted}: {TITLES[axis]}")
-    figure.axes[0].set_xscale("log")
+    axes = figure.axes[0]
+    axes.set_xscale("log")
+    axes.set_xticks(curve.abscissae.tolist(), [f"{place:g}" for place in curve.abscissae])
+    axes.minorticks_off()
     return figure
 
 
