@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from shared.checkpoints import load_tensors
-from shared.commands import config_names
+from shared.commands import config_names, config_path
 from usssl.cli import main
+from usssl.methods import METHODS
 from usssl.pretraining import Pretraining
-from usssl.training import PretrainCli, UltrasoundTrainer
+from usssl.training import PretrainCli, UltrasoundTrainer, build_pretraining
 from usssl.unlabelled import UltrasoundVideoDataModule
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -129,13 +131,121 @@ def test_linear_probe_on_features_computed_once(capsys: pytest.CaptureFixture[st
     assert plain["metrics"]["test/loss"] == pytest.approx(cached["metrics"]["test/loss"], rel=1e-4)
 
 
+def test_a_run_that_is_out_of_time_ends_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--trainer.max_epochs", "100000", "--model.lr_schedule.warmup_epochs", "1"]
+    main(["pretrain", *CPU, *FRAMES, *SMALL, *long, "--trainer.max_time", "00:00:00:01"])
+    run = Path("runs/usssl/pretrain/version_0")
+    record = json.loads((run / "results.json").read_text())
+    assert 0 < record["epochs"] < 100000
+    assert "report: " in capsys.readouterr().out
+    state = torch.load(next((run / "checkpoints").glob("*.ckpt")), weights_only=True)
+    assert state["epoch"] == record["epochs"] - 1
+    # The rate rises as planned for the whole length.
+    rate = state["optimizer_states"][0]["param_groups"][0]
+    done = state["global_step"] - 1
+    per_epoch = 15 // 8
+    assert rate["lr"] == pytest.approx(rate["base_lr"] * min(1, done / per_epoch), rel=1e-3)
+
+
+def test_a_budget_is_made_into_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["pretrain", *CPU, *FRAMES, *SMALL, "--model.lr_schedule.warmup_epochs", "0"]
+    main([*command, "--budget_minutes", "0.02", "--seed_everything", "5"])
+    run = Path("runs/usssl/pretrain/version_0")
+    config, record = (run / "config.yaml").read_text(), json.loads((run / "results.json").read_text())
+    assert f"budget: {record['epochs']} epochs, at " in capsys.readouterr().out
+    kept = yaml.safe_load(config)
+    assert kept["trainer"]["max_epochs"] == record["epochs"] >= 1
+    assert kept.get("budget_minutes") is None
+    assert kept["data"]["seed"] == record["data"]["seed"] == 5
+    told = refusal(capsys, *command, "--budget_minutes", "1e-9")
+    assert told.startswith("--budget_minutes must allow for one epoch, which takes about ")
+    told = refusal(capsys, *command, "--budget_minutes", "0", "--data.seed", "6")
+    assert told == "--budget_minutes must be above 0, got 0"
+    assert yaml.safe_load(Path("runs/usssl/pretrain/version_2/config.yaml").read_text())["data"]["seed"] == 6
+
+
 def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model.init last needs a run" in refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "last")
     told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "none.ckpt")
     assert told == "model.init must be an existing file, got none.ckpt"
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
-    assert "inits must be NAME=FILE" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+    assert "inits must be NAME=FILE, FILE, random or imagenet" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+def planes_tables(folder: Path, test: str = "p3_0.png,b", validation: str = "p2_0.png,a") -> list[str]:
+    """Options of three tables of pictures with the patient before the first "_" of a name."""
+    names = [*(f"p{p}_{n}.png,{c}" for p in (0, 1) for n, c in enumerate("ab")), validation, test]
+    for name in names:
+        Image.new("L", (32, 32)).save(folder / name.split(",")[0])
+    words = ["--data.source", "PlaneCsv"]
+    for part, rows in (("train", names[:4]), ("validation", [validation]), ("test", [test])):
+        (folder / f"{part}.csv").write_text("\n".join(["image_path,class", *rows]) + "\n")
+        words += [f"--data.source.{part}", str(folder / f"{part}.csv")]
+    return [*words, "--data.image_size", "32", "--data.batch_size", "4", "--model.init", "random"]
+
+
+def test_bad_input_ends_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(verb: str, *words: str) -> str:
+        return refusal(capsys, verb, *CPU, *words)
+
+    told = refused("finetune", *TINY_PLANES, "--data.fraction", "1")
+    assert told == "data.fraction must leave every class at least one image, 1 % leaves none of the 4 of 3VV"
+    told = refused("finetune", *planes_tables(tmp_path, test="p1_5.png,b"))
+    assert "no patient may be in both train and test, but these are: p1" in told
+    told = refused("finetune", *planes_tables(tmp_path, test="p3_0.png,c"))
+    assert "every class of test must occur in training (a, b), got 'c'" in told
+    told = refused("pretrain", *FRAMES, *SMALL, "--trainer.max_epochs", "2")
+    assert told == "lr_schedule.warmup_epochs must be fewer than the epochs of the training (2), got 2"
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    folder = ["--data.source", "VideoFolder", "--data.source.root", str(videos), *SMALL]
+    assert refused("pretrain", *folder).startswith("data.source.root must hold videos (HDF5, mp4")
+    for name in ("a.mp4", "a.dcm"):
+        (videos / name).write_bytes(b"no such thing" * 40)
+        told = refused("pretrain", *folder)
+        assert "must be readable" in told
+        assert name in told
+        (videos / name).unlink()
+    (videos / "clip").mkdir()
+    Image.new("L", (40, 40)).save(videos / "clip/0.png")
+    assert "number of frames to train on (1), got 8" in refused("pretrain", *folder)
+    told = refused("pretrain", *folder, "--data.positive", "intra_video", "--data.batch_size", "2")
+    assert "(1), got 2" in told
+
+
+def test_nobody_is_tested_whom_the_backbone_has_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    pack = {
+        "images": rng.integers(0, 256, (24, 40, 40), dtype=np.uint8),
+        "labels": np.arange(24) % 3,
+        "class_names": np.array(["benign", "malignant", "normal"]),
+        "split": np.repeat(["train", "val", "test"], [12, 6, 6]),
+        "group": np.arange(24) // 3,
+        "source_name": np.array([f"n{n}" for n in range(24)]),
+    }
+    np.savez("busi_128.npz", **pack)
+    source = ["--data.source", "BusiFrames", "--data.source.root", str(tmp_path)]
+    size = ["--data.load_size", "48", *SMALL, *SHORT, "--data.batch_size", "4"]
+    main(["pretrain", *CPU, *source, *size, "--data.source.splits", "[train, test]", "--data.sampling.frame_skip", "1"])
+    labelled = ["--data.source", "Busi", "--data.source.root", str(tmp_path), "--data.image_size", "32"]
+    told = refusal(capsys, "finetune", *CPU, *labelled, "--data.patient", "group")
+    assert told.endswith("no patient may be in both pretraining and test, but these are: 6, 7")
+    main(["export", "--out", "seen.safetensors"])
+    told = refusal(capsys, "finetune", *CPU, *labelled, "--model.init", "seen.safetensors")
+    assert told.startswith("data.patient must name the column of patients where the backbone was pretrained on busi")
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "vicreg", "autoencoder", "inpaint"])
+def test_methods_run_on_embedded_data(name: str) -> None:
+    quick = ["--data.image_size", "32", "--data.batch_size", "8", "--trainer.fast_dev_run", "true"]
+    cli = build_pretraining(["pretrain", "--config", f"{name}_resnet18", *CPU, *FRAMES, *quick])
+    assert type(cli.model.method) is METHODS[name]
+    assert cli.trainer.global_step == 1
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
+    config, default = cli.config["pretrain"], yaml.safe_load(config_path("usssl", "pretrain").read_text())
+    assert cli.model.backbone.name == default["model"]["backbone"] == "resnet18"
+    assert config.trainer.max_epochs == default["trainer"]["max_epochs"]
 
 
 @pytest.mark.parametrize("config", sorted(set(config_names("usssl")) - {"finetune"}))

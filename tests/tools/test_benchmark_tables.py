@@ -52,3 +52,52 @@ def test_the_committed_results_make_the_committed_page(
     assert page == (REPOSITORY / "benchmarks" / "README.md").read_text()
     for link in [part.split(")")[0] for part in page.split("](")[1:]]:
         assert (tmp_path / link).exists(), link
+
+
+MACHINE = {"cpu": "a processor", "cores": 2, "threads": 2, "python": "3", "torch": "2", "copy_bandwidth_gb_s": 9}
+TIMED = {"pairs": 21, "ours_cpu_s": 0.01, "peer_cpu_s": 0.5, "speedup": 50.0, "low": 40.0, "high": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("section", "rows", "told"),
+    [
+        (
+            "ssl_losses",
+            [
+                TIMED
+                | {"loss": "vicreg", "batch": 32, "width": 8192, "precision": "float32", "limit": 50.0, "holds": False}
+                | {"ours_peak_mb": 2.5, "peer_peak_mb": 500.0, "memory_holds": True}
+                | {"value_gap": 1e-7, "gradient_gap": 2e-7},
+                TIMED | {"loss": "vicreg", "width": 1024, "batch_of_width": 0.5},
+            ],
+            ["| 50, missed | 2.5 and 500 MB | 1e-07 |", "| vicreg | 0.50 | 50.00 | 40.00 to 60.00 |"],
+        ),
+        (
+            "ssl_step",
+            [
+                TIMED
+                | {"method": "moco", "peer": "lightly", "backbone": "resnet18", "batch": 32, "side": 96}
+                | {"time_ratio": 0.02, "limit": 1.1, "holds": True, "ours_peak_mb": 7, "peer_peak_mb": 9}
+            ],
+            ["| moco | lightly | 0.010 s | 0.500 s | 0.020 | 0.017 to 0.025 | 21 | 1.10 | 7 MB | 9 MB |"],
+        ),
+        (
+            "two_views",
+            [TIMED | {"recipe": "simclr", "frames": 64, "size": 224, "promised": 3.0, "kept": True, "pairs": 3}],
+            ["| simclr | 64 | 224 | 10 ms | 500 ms | 50.00 | 40.00 to 60.00 | 3 | 3 |", "fewer than six pairs"],
+        ),
+        (
+            "frame_reading",
+            [TIMED | {"layout": "video", "frames": 240, "size": 256, "frames_per_s": 11.4, "without_index": 0.8}],
+            ["| video | 11.4 | 0.8 | 50.0 | 40.0 to 60.0 | 21 |"],
+        ),
+    ],
+)
+def test_sections_of_pretraining(
+    tables: ModuleType, section: str, rows: list[dict[str, object]], told: list[str]
+) -> None:
+    page = getattr(tables, section)({"machine": MACHINE, "results": rows})
+    assert page.startswith("## ")
+    assert f"`benchmarks/{section}.py`" in page
+    for line in told:
+        assert line in page

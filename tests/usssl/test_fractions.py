@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from shared.errors import UsageError
 from usssl.fractions import label_fraction
-from usssl.patients import check_patients, patient_split
+from usssl.patients import check_patients, check_pretraining, patient_split
 
 NAMES = ("a", "b", "c")
 LABELS = np.repeat([0, 1, 2], [300, 200, 100])
@@ -65,6 +65,17 @@ def test_either_every_class_is_there_or_the_draw_is_refused(labels: list[int], p
 def test_patients_in_two_parts_are_named() -> None:
     with pytest.raises(UsageError, match=r"no patient may be in both train and test, but these are: p2, p3"):
         check_patients(train=["p1", "p2", "p3", None], validation=[None], test=["p3", "p2", None])
+
+
+def test_nobody_is_tested_whom_the_backbone_has_seen() -> None:
+    seen = {"busi": ["3", "7"], "lung_us_clips": ["1"]}
+    with pytest.raises(UsageError, match=r"no patient may be in both pretraining and test, but these are: 7"):
+        check_pretraining(seen, "busi", np.array([7, 8, 9]))
+    check_pretraining(seen, "busi", np.array([1, 8, 9]))
+    check_pretraining(seen, "hc18", np.array([3, 7]))  # somebody else's numbers
+    check_pretraining({}, "busi", None)
+    with pytest.raises(UsageError, match=r"data.patient must name the column .* pretrained on busi too"):
+        check_pretraining(seen, "busi", None)
 
 
 def test_patients_are_divided_over_all_classes_at_once() -> None:

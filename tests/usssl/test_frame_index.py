@@ -1,3 +1,6 @@
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -51,3 +54,38 @@ def test_near_identical_frames_are_dropped() -> None:
 def test_rules_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"data\.sampling\."):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+def _recorded(lengths: list[int], per_patient: int = 2) -> list[Clip]:
+    return [replace(clip, patient=f"p{n // per_patient}") for n, clip in enumerate(_clips(*lengths))]
+
+
+@pytest.mark.parametrize("unit", ["video", "patient"])
+def test_smaller_shares_lie_in_larger_ones(unit: str) -> None:
+    clips = _recorded([3] * 20)
+    chosen = [
+        set(frame_index(clips, Sampling(share=share, share_of=unit), 4)[:, 0].tolist())  # type: ignore[arg-type]
+        for share in (5, 10, 25, 50, 100)
+    ]
+    whole = [1, 2, 5, 10, 20] if unit == "video" else [2, 2, 6, 10, 20]
+    assert [len(videos) for videos in chosen] == whole
+    assert all(smaller <= larger for smaller, larger in pairwise(chosen))
+    if unit == "patient":
+        assert all(video ^ 1 in videos for videos in chosen for video in videos)
+    unknown = [*clips, *_clips(4)]
+    with pytest.raises(UsageError, match="share_of must be video where patients are unknown, got patient and "):
+        frame_index(unknown, Sampling(share=50, share_of="patient"), 0)
+
+
+def test_a_number_of_frames_may_be_asked_for() -> None:
+    lengths = [23, 5, 1, 40]
+    for total in (4, 9, 15, 17, 50, 69):
+        index = frame_index(_clips(*lengths), Sampling(total=total), 0)
+        assert len(index) == total
+        # No larger skip would do.
+        fitting = [skip for skip in range(1, 41) if sum(-(-n // skip) for n in lengths) >= total]
+        assert (index[:, 1] % max(fitting) == 0).all()
+    with pytest.raises(UsageError, match=r"total must be at most the number of frames \(69\), got 70"):
+        frame_index(_clips(*lengths), Sampling(total=70), 0)
+    with pytest.raises(UsageError, match="cannot be combined"):
+        Sampling(total=3, dedup=1.0)

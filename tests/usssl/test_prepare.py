@@ -8,14 +8,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import yaml
 
 from shared.errors import UsageError
 from usssl.echo_clip import ECHO_CLIP_FILE, ECHO_CLIP_SHA256
 from usssl.fetal_heart_phantom.source import PhantomVideos
 from usssl.labelled import PlaneDataModule
+from usssl.methods import METHODS
 from usssl.phantom_files import write_mp4
 from usssl.plane_csv import PlaneCsv
 from usssl.prepare import run
+from usssl.presets.camus_views import CamusViews
 from usssl.presets.videos import Camus, EchonetDynamic
 from usssl.sources.folder import LAYOUTS, VideoFolder
 
@@ -88,6 +91,38 @@ def test_camus_is_divided_by_patient(tmp_path: Path) -> None:
     assert {clip.patient for clip in sets.validation} == {"patient0004"}
     with pytest.raises(UsageError, match="must leave patients"):
         Camus(tmp_path, validation=4).load()
+
+
+def test_views_of_camus_are_divided_by_patient(tmp_path: Path) -> None:
+    for person in range(1, 6):
+        folder = tmp_path / "database_nifti" / f"patient{person:04d}"
+        folder.mkdir(parents=True)
+        for view, grey in (("2CH", 50), ("4CH", 100)):
+            for instant in ("ED", "ES"):
+                image = nibabel.Nifti1Image(np.full((20 + person, 16), grey + person, np.uint8), np.eye(4))
+                nibabel.save(image, folder / f"patient{person:04d}_{view}_{instant}.nii.gz")
+    sets = CamusViews(tmp_path, test=2, validation=1, size=16).load()
+    assert sets.test is not None
+    assert sets.validation is not None
+    assert [len(part) for part in (sets.train, sets.validation, sets.test)] == [8, 4, 8]
+    assert sets.train.class_names == ("2CH", "4CH")
+    assert set(sets.test.columns["patient_id"]) == {"patient0004", "patient0005"}
+    pixels, label = sets.test[2]
+    assert (int(pixels[0, 0, 0]), label) == (104, 1)
+    with pytest.raises(UsageError, match="must leave patients to train on, got 5 of 5"):
+        CamusViews(tmp_path, test=4, validation=1).load()
+    with pytest.raises(UsageError, match=r"2CH_ED.nii.gz and the like, .* has none"):
+        CamusViews(tmp_path / "database_nifti/patient0001").load()
+
+
+def test_only_what_the_abstract_says_is_quoted() -> None:
+    quoted = yaml.safe_load((REPOSITORY / "packages/usssl/paper_results.yaml").read_text())
+    assert quoted["source"] == "abstract"
+    assert quoted["margins_in_points"] == {"imagenet": 12, "every_other_pretraining": 4}
+    for mode in ("full", "linear"):
+        starts = quoted["macro_f1"][mode]
+        assert set(starts) >= set(list(METHODS)[:7]) | {"imagenet", "random"}
+        assert all(score is None for scores in starts.values() for score in scores.values())
 
 
 def test_the_summary_counts_files(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from shared.checkpoints import AtomicCheckpointIO
 from shared.errors import RunError, UsageError
+from usssl.fetal_heart_phantom.source import PhantomPlanes
+from usssl.labelled import Part, PlaneDataModule
 from usssl.learning_rates import Constant, Cosine, WarmupCosine
 from usssl.methods import BYOL, METHODS, BarlowTwins, SimCLR
 from usssl.online_probe import OnlineProbe
@@ -214,18 +216,22 @@ def test_a_gradient_that_is_no_number_is_skipped(tmp_path: Path) -> None:
 
 
 def test_monitors_and_probe_are_logged(tmp_path: Path) -> None:
-    class Labelled(LightningDataModule):
-        num_classes = 2
+    class Labelled(PlaneDataModule):
+        num_classes = 2  # type: ignore[assignment]
 
-        def train_dataloader(self) -> DataLoader[Any]:
+        def setup(self, stage: str | None = None) -> None:
+            """Nothing to read."""
+
+        def plain_dataloader(self, part: Part) -> DataLoader[Any]:
             images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
             labels = torch.arange(16) % 2
             return DataLoader(TensorDataset(images + 3 * labels[:, None, None, None], labels), batch_size=8)
 
-        val_dataloader = train_dataloader
+        def train_dataloader(self) -> DataLoader[Any]:
+            raise AssertionError("the probe must not see augmented images")
 
     run = trainer(tmp_path, 2)
-    model = module(probe=OnlineProbe(Labelled(), every=2, k=3))
+    model = module(probe=OnlineProbe(Labelled(PhantomPlanes()), every=2, k=3))
     run.fit(model, FrameData("simclr"))
     logged = run.callback_metrics
     assert logged["probe/knn_macro_f1"] == 1

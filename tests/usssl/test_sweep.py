@@ -50,7 +50,9 @@ def test_plot_has_the_shares_as_ticks() -> None:
 def test_report_is_written(tmp_path: Path) -> None:
     told = write_report(rows(), tmp_path, "usssl sweep")
     assert "0.600 ± 0.141" in told
-    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "label_efficiency.png", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("table.md", "label_efficiency.png", "report.html", "command.txt")
+    }
     assert "synthetic data" in (tmp_path / "report.html").read_text()
 
 
@@ -78,11 +80,21 @@ def test_linear_probes_are_not_augmented(tmp_path: Path) -> None:
     assert "--data.augment" not in cell("a", "random", "full", 5, 7, "finetune", tmp_path, []).words
 
 
+def test_files_are_named_after_their_runs(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "simclr/version_0/checkpoints/epoch=0011.ckpt"
+    exported = tmp_path / "byol.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    for file in (checkpoint, exported):
+        file.touch()
+    found = named_inits([str(checkpoint), str(exported), f"mine={exported}", "random"])
+    assert found == {"simclr": str(checkpoint), "byol": str(exported), "mine": str(exported), "random": "random"}
+
+
 @pytest.mark.parametrize(
     ("inits", "told"),
     [
-        (["other"], "must be NAME=FILE"),
-        (["a=missing.ckpt"], "must name existing files"),
+        (["other"], "must be NAME=FILE, FILE, random or imagenet, and files must exist, got other"),
+        (["a=missing.ckpt"], "files must exist, got a=missing.ckpt"),
         (["random", "random"], "random twice"),
         ([], "at least one"),
     ],

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,35 @@ def test_pretraining_never_sees_the_people_who_are_tested(
 ) -> None:
     tested = PlaneDataModule(small_planes).patients("test")
     assert tested is not None
-    assert not _data(small_videos).pretraining_patients & set(tested.tolist())
+    (seen,) = _data(small_videos).pretraining_patients.values()
+    assert seen
+    assert not set(seen) & set(tested.tolist())
+
+
+def test_joined_sources_keep_the_names_of_their_people(small_videos: PhantomVideos) -> None:
+    alone = _data(small_videos).pretraining_patients
+    nested = Joined([EchoClip(), Joined([Stored(5), small_videos])])
+    assert _data(nested).pretraining_patients == alone | {"echo-clip": ["echo-clip"]}
+
+
+def test_an_epoch_may_have_a_fixed_number_of_frames() -> None:
+    data = _data(Stored(9, 9), sampling=Sampling(frame_skip=2), epoch_frames=24)
+    draws = data.train_dataloader().sampler
+    assert len(data.index) == 10
+    assert len(data.train_dataloader()) == 6
+    epochs = []
+    for epoch in (0, 1):
+        draws.set_epoch(epoch)  # type: ignore[attr-defined]
+        epochs.append(list(draws))
+    for drawn in epochs:
+        assert sorted(Counter(draw.item for draw in drawn).values()) == [2] * 6 + [3] * 4
+        assert len({draw.seed for draw in drawn}) == 24
+        assert [draw.item for draw in drawn[:10]] != [draw.item for draw in drawn[10:20]]
+    assert epochs[0] != epochs[1]
+    few = _data(Stored(9, 9), sampling=Sampling(frame_skip=2), epoch_frames=4)
+    assert [draw.item for draw in few.train_dataloader().sampler] == [draw.item for draw in epochs[0][:4]]
+    with pytest.raises(UsageError, match=r"data.epoch_frames must be at least 4, got 3"):
+        _data(Stored(9, 9), epoch_frames=3)
 
 
 def test_plain_frames_come_in_order() -> None:

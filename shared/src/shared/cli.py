@@ -224,11 +224,18 @@ class Cli(LightningCLI):
         name = config.run.name or self._run_name(self.words)
         if self.subcommand == self.trains:
             self.folder = self.resumed or new_run_folder(Path(config.run.root), self.package, name)
-            saved = Namespace({key: value for key, value in config.items() if key not in NOT_SAVED})
-            text = self._parser(self.subcommand).dump(saved, skip_validation=True)
-            (self.folder / "config.yaml").write_text(f"# {shlex.join([self.package, *self.words])}\n{text}")
+            self.save_config()
         elif config.ckpt_path:
             self.folder = folder_of_checkpoint(Path(config.ckpt_path))
+
+    def save_config(self) -> None:
+        """Write ``config.yaml`` of the run as the options are now."""
+        if self.folder is None:
+            return
+        chosen = self.config[self.subcommand]
+        saved = Namespace({key: value for key, value in chosen.items() if key not in NOT_SAVED})
+        text = self._parser(self.subcommand).dump(saved, skip_validation=True)
+        (self.folder / "config.yaml").write_text(f"# {shlex.join([self.package, *self.words])}\n{text}")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""

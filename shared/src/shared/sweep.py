@@ -7,6 +7,7 @@ nor lightning; each worker imports them once.
 
 import csv
 import fcntl
+import gc
 import hashlib
 import io
 import json
@@ -202,6 +203,7 @@ def _end_with_parent() -> None:
 def _work(work: str, words: tuple[str, ...]) -> dict[str, str]:
     began = time.perf_counter()
     values = _function(work)(words)
+    gc.collect()  # a finished run is full of cycles, and few objects hold much memory
     return {**values, "seconds": f"{time.perf_counter() - began:.1f}"}
 
 

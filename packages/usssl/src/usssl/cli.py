@@ -17,6 +17,7 @@ PROGRAM = Program(
         Verb("knn", "How well nearest neighbours tell the classes from a backbone's features.", "usssl.knn:run"),
         Verb("export", "A backbone as one file under the names of torchvision or timm.", "usssl.export:run"),
         Verb("sweep", "Initial weights by mode, share of the labels and seed; resumable.", "usssl.sweep:run"),
+        Verb("study", "More frames or more different ones; finding a clip again by another frame.", "usssl.study:run"),
         Verb("prepare", "Write the phantom in any layout; index and check public data.", "usssl.prepare:run"),
     ),
     examples=(

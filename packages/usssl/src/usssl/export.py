@@ -16,11 +16,12 @@ def run(words: list[str]) -> None:
             weights: Checkpoint of pretrain or finetune, or any file of a backbone; last is the newest pretraining.
             root: Folder of all runs.
         """
+        import json
         from pathlib import Path
 
         from shared.checkpoints import save_tensors, sha256_of
         from shared.errors import UsageError
-        from usssl.initialise import load_backbone
+        from usssl.initialise import load_backbone, patients_seen
         from usssl.trained import weights_file
 
         path = Path(out).expanduser()
@@ -29,7 +30,8 @@ def run(words: list[str]) -> None:
         source = weights_file(weights, root)
         name, tensors = load_backbone(source, "--weights")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, tensors, {"backbone": name})
+        seen = patients_seen(source, "--weights")
+        save_tensors(path, tensors, {"backbone": name, "patients": json.dumps(seen)})
         print(f"{path}: {name} of {source}, {len(tensors)} tensors, SHA-256 {sha256_of(path)}")
 
     run_function("usssl", export, words)

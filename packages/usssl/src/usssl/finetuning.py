@@ -15,7 +15,8 @@ from shared.federated.seeds import derived_seed
 from shared.metrics.classification import bootstrap_intervals
 from usssl.backbones import build_backbone
 from usssl.classifier import PlaneClassifier, class_weights, trained_parameters
-from usssl.initialise import RECORD, initialise, load_backbone, recorded_name
+from usssl.initialise import RECORD, initialise, load_backbone, patients_seen, recorded_name
+from usssl.patients import check_pretraining
 
 RANDOM = "resnet18"
 """The backbone of a run that starts from random weights and names none."""
@@ -87,11 +88,18 @@ class Finetuning(Classifier):
         self.pretrained: str = "self" if made_here(init) else encoder.pretrained
         self.weights_sha256 = encoder.weights_sha256
         self.intervals: dict[str, tuple[float, float]] = {}
+        known = init in ("random", "imagenet")
+        self.patients_seen = {} if known else patients_seen(Path(init).expanduser())
 
     @property
     def features_are_fixed(self) -> bool:
         """Whether an image has the same features in every epoch, as long as it is not augmented."""
         return self.network.still
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None and self.patients_seen:
+            check_pretraining(self.patients_seen, data.data_name, data.patients("test"))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(trained_parameters(self), lr=self.lr, weight_decay=self.weight_decay)
@@ -121,6 +129,7 @@ class Finetuning(Classifier):
             "init": self.init,
             "pretrained": self.pretrained,
             "weights_sha256": self.weights_sha256,
+            "patients": self.patients_seen,
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

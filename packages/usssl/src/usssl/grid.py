@@ -20,7 +20,9 @@ WORDS = ("random", "imagenet")
 
 
 def named_inits(inits: Sequence[str]) -> dict[str, str]:
-    """Name to initial weights, from ``NAME=FILE``, or the words ``random`` and ``imagenet``.
+    """Name to initial weights, from ``NAME=FILE``, ``FILE``, or the words ``random`` and ``imagenet``.
+
+    A file without a name is called as its run is where it lies in the folder of one, else as itself.
 
     Raises:
         UsageError: Another form, a name given twice, or a file that is not there.
@@ -32,13 +34,18 @@ def named_inits(inits: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for given in inits:
         name, equals, file = given.partition("=")
-        if not equals and given not in WORDS:
-            raise UsageError(f"inits must be NAME=FILE, random or imagenet, got {given}")
-        if equals and not Path(file).expanduser().is_file():
-            raise UsageError(f"inits must name existing files, got {given}")
+        if given in WORDS:
+            path = None
+        elif equals and Path(file).expanduser().is_file():
+            path = Path(file).expanduser().resolve()
+        elif Path(given).expanduser().is_file():
+            path = Path(given).expanduser().resolve()
+            name = path.parents[2].name if path.parent.name == "checkpoints" else path.stem
+        else:
+            raise UsageError(f"inits must be NAME=FILE, FILE, random or imagenet, and files must exist, got {given}")
         if name in found:
             raise UsageError(f"inits must have a name each, got {name} twice")
-        found[name] = str(Path(file).expanduser().resolve()) if equals else given
+        found[name] = given if path is None else str(path)
     if not found:
         raise UsageError("inits must hold at least one, got []")
     return found
@@ -50,13 +57,18 @@ def sha256(file: str) -> str:
         return file_digest(opened, "sha256").hexdigest()
 
 
+def features_folder(out: Path) -> Path:
+    """Where the linear probes of a sweep keep their features."""
+    return out / "cells" / "features"
+
+
 def cell(
     name: str, init: str, mode: str, fraction: float, seed: int, config: str, out: Path, extra: Sequence[str]
 ) -> Cell:
     """One run: a classifier from one start, in one mode, on one share of the labels drawn by one seed."""
     options = [
         *("--model.freeze", "true" if mode == "linear" else "false", "--data.fraction", f"{fraction:g}"),
-        *("--seed_everything", str(seed), "--data.fraction_seed", str(seed)),
+        *("--seed_everything", str(seed), "--data.seed", str(seed), "--data.fraction_seed", str(seed)),
         # A linear probe on cached features: nothing may change the images.
         *(("--data.augment", "null") if mode == "linear" else ()),
         *extra,
@@ -64,10 +76,13 @@ def cell(
     configs = [config_path("usssl", "finetune"), *config_chain("usssl", config)]
     weights = init if init in WORDS else sha256(init)
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", f"{name}-{mode}-{fraction:g}-{seed}"]
-    quiet = ["--trainer.enable_progress_bar", "false"]
+    # The best epoch is kept until it is tested; nobody goes on from the last one.
+    quiet = ["--trainer.enable_progress_bar", "false", "--checkpoint.save_top_k", "0"]
+    # Of one start all linear probes share the features, whatever their labels and seed.
+    kept = ["--features", str(features_folder(out))] if mode == "linear" else []
     return Cell(
         key={"init": name, "mode": mode, "fraction": f"{fraction:g}", "seed": str(seed)},
-        words=("finetune", *where, "--model.init", init, *options, *quiet),
+        words=("finetune", *where, "--model.init", init, *options, *quiet, *kept),
         fingerprint=fingerprint([weights, *options], configs, f"{__version__} {version('medley-shared')}"),
     )
 

@@ -1,5 +1,6 @@
 """Initial weights of a backbone from whatever file holds them; all of its tensors, or a refusal."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,21 @@ def recorded_name(path: Path, content: Any) -> str | None:
             return (file.metadata() or {}).get("backbone")
     record = content.get(RECORD) if isinstance(content, Mapping) else None
     return record.get("backbone") if isinstance(record, Mapping) else None
+
+
+def patients_seen(path: Path, option: str = "model.init") -> dict[str, list[str]]:
+    """Whose frames a backbone of this package was pretrained on, by the name of their data; empty where unknown.
+
+    Args:
+        path: A checkpoint or an exported file.
+        option: Name of the option that gave the path, for the error message.
+    """
+    content = load_content(path, option)
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("patients", "{}"))
+    record = content.get(RECORD) if isinstance(content, Mapping) else None
+    return dict(record.get("patients", {})) if isinstance(record, Mapping) else {}
 
 
 def wrong(report: KeyReport) -> int:

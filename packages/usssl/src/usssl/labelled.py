@@ -21,6 +21,7 @@ from shared.errors import UsageError
 from shared.runs import run_folder_of
 from usssl.augmentation.classifier import ClassifierAugmentation
 from usssl.augmentation.resizing import Resize, check_mode
+from usssl.epoch_draws import SEED as DATA_SEED
 from usssl.epoch_draws import EpochDraws
 from usssl.fractions import SEED, fraction_table, label_fraction
 from usssl.patients import check_patients, patient_split
@@ -58,7 +59,8 @@ class PlaneDataModule(LightningDataModule):
         validation: Share to hold out for validation; 0 takes the source's validation set, else the test set.
         test: Share to hold out as test set, for sources that bring none.
         num_workers: Loader processes.
-        seed: Of order, augmentation and held-out shares.
+        split_seed: Of the held-out shares.
+        seed: Of order and augmentation; ``None``: as ``seed_everything``, or 73.
 
     Raises:
         UsageError: An option is out of range.
@@ -80,15 +82,18 @@ class PlaneDataModule(LightningDataModule):
         validation: float = 0.0,
         test: float = 0.0,
         num_workers: int = 0,
-        seed: int = 73,
+        split_seed: int = DATA_SEED,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        seed = DATA_SEED if seed is None else seed
         for option, value, least in (
             ("image_size", image_size, 16),
             ("batch_size", batch_size, 2),
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("fraction_seed", fraction_seed, 0),
+            ("split_seed", split_seed, 0),
             ("seed", seed, 0),
         ):
             if value < least:
@@ -106,7 +111,7 @@ class PlaneDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.fraction, self.fraction_by, self.nested, self.fraction_seed = fraction, fraction_by, nested, fraction_seed
         self.patient, self.validation, self.test = patient, validation, test
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.split_seed, self.seed = num_workers, split_seed, seed
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split and choose; when a run is fitted, its folder receives the chosen images."""
@@ -156,6 +161,11 @@ class PlaneDataModule(LightningDataModule):
         """The training images that are used."""
         return self._loaded.whole.subset(self._loaded.rows)
 
+    @property
+    def whole(self) -> LabelledImages:
+        """The training images before a share of them is chosen."""
+        return self._loaded.whole
+
     def images(self, part: Part) -> LabelledImages:
         """The images of a part; ``validation`` gives the test images where :attr:`val_is_test`."""
         if part == "train":
@@ -196,6 +206,7 @@ class PlaneDataModule(LightningDataModule):
             "validated_on": "test" if self.val_is_test else "validation",
             "image_size": self.image_size,
             "resize": self.resize,
+            "split_seed": self.split_seed,
             "seed": self.seed,
         }
 
@@ -213,7 +224,11 @@ class PlaneDataModule(LightningDataModule):
 
     def plain_dataloader(self, part: Part) -> Batches:
         """The images of a part in order, resized and normalised only: for features and evaluation."""
-        dataset = Planes(self.images(part), self.image_size, self.resize, None)
+        return self.loader_of(self.images(part))
+
+    def loader_of(self, images: LabelledImages) -> Batches:
+        """Any images in order, resized and normalised only."""
+        dataset = Planes(images, self.image_size, self.resize, None)
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size,
@@ -268,10 +283,10 @@ class PlaneDataModule(LightningDataModule):
 
     def _held_out(self, data: LabelledImages, shares: dict[str, float]) -> dict[str, np.ndarray]:
         if self.patient in data.columns:
-            return patient_split(data.labels, data.columns[self.patient], shares, self.seed)
+            return patient_split(data.labels, data.columns[self.patient], shares, self.split_seed)
         rest, left, result = np.arange(len(data)), 1.0, {}
         for number, (part, share) in enumerate(shares.items()):
-            rng = np.random.default_rng([self.seed, number])
+            rng = np.random.default_rng([self.split_seed, number])
             kept, held = stratified_split(data.labels[rest], share / left, rng)
             result[part], rest, left = rest[held], rest[kept], left - share
         return result | {"train": rest}

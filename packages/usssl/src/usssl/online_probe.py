@@ -1,7 +1,6 @@
 """How well classes can be told from a backbone's features while it trains."""
 
 import torch
-from lightning.pytorch import LightningDataModule
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -11,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from shared.errors import UsageError
 from shared.metrics.classification import macro_f1
 from usssl.backbones import Backbone
+from usssl.labelled import PlaneDataModule
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ class OnlineProbe:
     """k-NN and linear probe on labelled images, every few epochs; the training knows nothing of the labels.
 
     Args:
-        data: Labelled images: batches ``(x, y)``, ``num_classes``; its training images vote for its validation images.
+        data: Labelled images; its training images vote for its validation images, neither of them augmented.
         every: Epochs between two probes.
         k: Neighbours that vote.
         linear: Whether to fit a linear classifier too.
@@ -76,7 +76,7 @@ class OnlineProbe:
         UsageError: ``every`` or ``k`` is less than 1.
     """
 
-    def __init__(self, data: LightningDataModule, every: int = 1, k: int = 20, linear: bool = True) -> None:
+    def __init__(self, data: PlaneDataModule, every: int = 1, k: int = 20, linear: bool = True) -> None:
         for name, value in (("every", every), ("k", k)):
             if value < 1:
                 raise UsageError(f"probe.{name} must be at least 1, got {value}")
@@ -96,9 +96,9 @@ class OnlineProbe:
             self.data.prepare_data()
             self.data.setup("fit")
             self.ready = True
-        support, labels = features_of(backbone, self.data.train_dataloader(), device)
-        query, truth = features_of(backbone, self.data.val_dataloader(), device)
-        classes: int = self.data.num_classes  # type: ignore[attr-defined]
+        support, labels = features_of(backbone, self.data.plain_dataloader("train"), device)
+        query, truth = features_of(backbone, self.data.plain_dataloader("validation"), device)
+        classes = self.data.num_classes
         predictions = {"knn": nearest_neighbours(support, labels, query, classes, self.k)}
         if self.linear and len(labels.unique()) > 1:
             predictions["linear"] = linear_probe(support, labels, query)

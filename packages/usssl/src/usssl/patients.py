@@ -21,6 +21,29 @@ def check_patients(**parts: Sequence[str | None] | np.ndarray) -> None:
     check_no_leak("patient", **known)
 
 
+def check_pretraining(seen: Mapping[str, Sequence[str]], data_name: str, tested: np.ndarray | None) -> None:
+    """Make sure that a backbone has seen no frame of the patients that it will be tested on.
+
+    Patients are compared within data of one name: number 12 of another hospital is somebody else.
+
+    Args:
+        seen: Patients of the pretraining by the name of their data, as its checkpoint records them.
+        data_name: Name of the labelled data.
+        tested: ``(N,)`` patient of every test image, or ``None`` where they are unknown.
+
+    Raises:
+        UsageError: Names the patients, or asks for them.
+    """
+    if not seen.get(data_name):
+        return
+    if tested is None:
+        raise UsageError(
+            f"data.patient must name the column of patients where the backbone was pretrained on {data_name} too, "
+            "for nobody may be in both the pretraining and the test images"
+        )
+    check_patients(pretraining=seen[data_name], test=tested)
+
+
 def patient_split(
     labels: np.ndarray, patients: np.ndarray, shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:

@@ -135,9 +135,22 @@ def camus(root: str, out: str) -> None:
     _index_videos("camus", Camus(root), root, out)
 
 
+def camus_views(root: str, out: str) -> None:
+    """Index and check the views of CAMUS.
+
+    Args:
+        root: The folder of database_nifti.
+        out: Folder for the summary.
+    """
+    from usssl.presets.camus_views import CamusViews
+
+    _index_planes("camus_views", CamusViews(root), root, out)
+
+
 PRESETS: dict[str, Preset] = {
     "african_planes": african_planes,
     "camus": camus,
+    "camus_views": camus_views,
     "echonet_dynamic": echonet_dynamic,
     "fetal-heart-phantom": fetal_heart_phantom,
     "fetal_planes_db": fetal_planes_db,

@@ -111,7 +111,8 @@ class Pretraining(LightningModule):
             raise UsageError(
                 f"model.epochs must be at least trainer.max_epochs ({trainer.max_epochs}), got {self.whole}"
             )
-        self.lr_schedule.check(self.whole)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined] # a few batches of one epoch, whatever its length
+            self.lr_schedule.check(self.whole)
         trainer.fit_loop.setup_data()
         batches = trainer.num_training_batches
         if batches < 1 or batches != int(batches):
@@ -200,6 +201,7 @@ class Pretraining(LightningModule):
             "backbone": self.backbone.name,
             "method": type(self.method).__name__,
             "guard": self.guard.state(),
+            "patients": getattr(self.trainer.datamodule, "pretraining_patients", {}),  # type: ignore[attr-defined]
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

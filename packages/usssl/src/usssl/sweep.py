@@ -2,11 +2,12 @@
 
 import shlex
 from pathlib import Path
+from shutil import rmtree
 
 from shared.commands import run_function
 from shared.errors import UsageError
 from shared.sweep import run_cells
-from usssl.grid import MODES, WORK, cell, named_inits
+from usssl.grid import MODES, WORK, cell, features_folder, named_inits
 
 
 def run(words: list[str]) -> None:
@@ -31,7 +32,7 @@ def run(words: list[str]) -> None:
         ``usssl finetune`` go behind ``--`` and hold for every run.
 
         Args:
-            inits: Starts to compare, as NAME=FILE, random or imagenet.
+            inits: Starts to compare, as NAME=FILE, FILE, random or imagenet.
             modes: full (all parameters) and linear (a probe on frozen features).
             fractions: Percent of the training labels.
             seeds: Each draws the labels, the head and dropout; tables show mean and sd over seeds.
@@ -57,6 +58,7 @@ def run(words: list[str]) -> None:
             for name, init in starts.items()
         ]
         rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rmtree(features_folder(folder), ignore_errors=True)
         from usssl.sweep_report import write_report
 
         print(write_report(rows, folder, shlex.join(["usssl", *words])))

@@ -73,7 +73,7 @@ def label_efficiency(rows: Sequence[Row]) -> "Figure":
 
 
 def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
-    """Write ``table.md``, ``label_efficiency.png`` and ``report.html``; returns what to print."""
+    """Write ``table.md``, ``label_efficiency.png``, ``command.txt`` and ``report.html``; returns what to print."""
     seeds, modes = distinct(rows, "seed"), distinct(rows, "mode")
     first = rows[0]
     provenance = cast(Provenance, first["provenance"])
@@ -82,6 +82,7 @@ def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
     parts = [f"{told}, {mode}\n\n{markdown(*tables[mode])}" for mode in modes]
     text = "\n\n".join(parts)
     write_text(folder / "table.md", f"`{command}`\n\n{text}\n")
+    write_text(folder / "command.txt", command + "\n")
     picture = save(label_efficiency(rows), folder / "label_efficiency.png")
     report = Report("Which start helps, with how many labels", told)
     report.section("Label efficiency").figure(picture, "Mean over the seeds, band of one standard deviation.")

@@ -14,13 +14,14 @@ from shared.data.npz import Npz
 from shared.errors import UsageError
 from shared.federated.progress import RoundBar
 from usssl.best_checkpoint import BestCheckpoint
+from usssl.budget import affordable_epochs
 from usssl.cached_features import CachedFeatures
 from usssl.echo_clip import EchoClip
 from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
 from usssl.finetuning import Finetuning
 from usssl.labelled import PlaneDataModule
 from usssl.plane_csv import CommonClasses, PlaneCsv
-from usssl.presets import african_planes, array_packs, fetal_planes_db, videos
+from usssl.presets import african_planes, array_packs, camus_views, fetal_planes_db, videos
 from usssl.pretraining import Pretraining
 from usssl.run_report import ClassifierReport, PretrainingReport
 from usssl.runs import newest_checkpoint, newest_run, record_of, require_kind
@@ -30,7 +31,7 @@ from usssl.unlabelled import UltrasoundVideoDataModule
 
 NAMED = (
     *(EchoClip, PhantomVideos, VideoFolder, Joined, videos, array_packs),
-    *(PhantomPlanes, PlaneCsv, CommonClasses, ImageFolder, Npz, african_planes, fetal_planes_db),
+    *(PhantomPlanes, PlaneCsv, CommonClasses, ImageFolder, Npz, african_planes, camus_views, fetal_planes_db),
 )
 """What options name without its module; the parser finds what is imported."""
 
@@ -51,7 +52,11 @@ class UltrasoundTrainer(Trainer):
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 
     def finetune(
-        self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        features: str | None = None,
     ) -> None:
         """Train a classifier of planes, then test the epoch that is best on the validation images.
 
@@ -59,11 +64,13 @@ class UltrasoundTrainer(Trainer):
             model: A :class:`~usssl.finetuning.Finetuning`.
             datamodule: The labelled images.
             ckpt_path: Checkpoint of an interrupted run to go on with: a file, or ``last``.
+            features: Folder in which a linear probe keeps its features, for later ones on the same weights and images.
         """
         assert isinstance(model, Finetuning)
         if isinstance(datamodule, PlaneDataModule) and model.features_are_fixed and datamodule.augment is None:
             print("features: computed once, for neither backbone nor images change")
-            datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device)
+            kept = None if features is None else Path(features)
+            datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device, kept)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.state.finished and not self.fast_dev_run:  # type: ignore[attr-defined]
             best = next((c.best_model_path for c in self.checkpoint_callbacks if isinstance(c, BestCheckpoint)), "")
@@ -88,6 +95,31 @@ class PretrainCli(Cli):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"checkpoint.filename": "epoch={epoch:04d}", "checkpoint.save_top_k": 1})
+
+    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--budget_minutes",
+            type=float | None,
+            default=None,
+            help="Train as many epochs as fit into so many minutes of CPU time (of the clock on an accelerator), found "
+            "by timing a few steps; takes the place of trainer.max_epochs. The config of the run keeps the number.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Give the data the seed of the run."""
+        follow_seed(self.config[self.subcommand])
+        super().before_instantiate_classes()
+
+    def before_pretrain(self) -> None:
+        """Choose the number of epochs, where a budget is given."""
+        config = self.config[self.subcommand]
+        if config.budget_minutes is None:
+            return
+        epochs, seconds = affordable_epochs(config.budget_minutes, self.model, self.datamodule, self.trainer)
+        print(f"budget: {epochs} epochs, at {seconds:.3g} s a step")
+        self.trainer.fit_loop.max_epochs = epochs
+        config.trainer.max_epochs, config.budget_minutes = epochs, None
+        self.save_config()
 
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         words, folder = super()._prepare(verb, words)
@@ -132,6 +164,7 @@ class FinetuneCli(Cli):
     def before_instantiate_classes(self) -> None:
         """Say where the backbone's weights come from, and keep it in the config of the run."""
         config = self.config[self.subcommand]
+        follow_seed(config)
         given = None if self.parse_only else config.get("ckpt_path")
         if not self.parse_only and given is None:
             choose_init(config)
@@ -140,6 +173,13 @@ class FinetuneCli(Cli):
             # The weights come from the checkpoint, so the file that they once started from need not be there.
             config.model.backbone = record_of(Path(given), "--ckpt_path")["backbone"]
             config.model.init = "random"
+
+
+def follow_seed(config: Namespace) -> None:
+    """Put the seed of the run in the place of ``data.seed: null``."""
+    given = config.seed_everything
+    if config.data.seed is None and isinstance(given, int) and not isinstance(given, bool):
+        config.data.seed = given
 
 
 def choose_init(config: Namespace) -> None:
@@ -170,6 +210,18 @@ def build_pretraining(words: Sequence[str], callbacks: Sequence[Callback] = ()) 
         UltrasoundVideoDataModule,
         words,
         callbacks=callbacks,
+        trainer_class=UltrasoundTrainer,
+    )
+
+
+def parsed_pretraining(options: Sequence[str]) -> PretrainCli:
+    """The options of ``pretrain`` and nothing built, written or run: for what looks at the data alone."""
+    return PretrainCli(
+        "usssl",
+        Pretraining,
+        UltrasoundVideoDataModule,
+        ["pretrain", *options],
+        parse_only=True,
         trainer_class=UltrasoundTrainer,
     )
 

@@ -16,7 +16,7 @@ from usssl.augmentation.normalisation import normalised_picture
 from usssl.augmentation.recipes import ViewRecipe
 from usssl.augmentation.resizing import Resize, check_mode, resized
 from usssl.augmentation.two_views import InfomaxViews
-from usssl.epoch_draws import EpochDraws
+from usssl.epoch_draws import SEED, EpochDraws
 from usssl.frame_dataset import Fit, FrameBatch, FrameDataset, LabelledPart, Positive, collated
 from usssl.frame_index import Sampling, frame_index
 from usssl.labelled import PlaneDataModule
@@ -45,10 +45,12 @@ class UltrasoundVideoDataModule(LightningDataModule):
         positive: Whether both views show one frame, or two frames of a clip.
         max_gap_s: The most seconds between two such frames.
         batch_size: Frames in a training batch; a smaller last batch is left out.
+        epoch_frames: Frames of an epoch, some of them or all of them again and again, so that runs on more and on fewer
+            frames take equally many steps; ``None``: every frame once.
         labelled: Labelled pictures that come with every batch, for methods that use them.
         labelled_batch_size: How many.
         num_workers: Loader processes.
-        seed: Of everything random.
+        seed: Of everything random; ``None``: as ``seed_everything``, or 73.
 
     Raises:
         UsageError: An option is out of range.
@@ -66,16 +68,19 @@ class UltrasoundVideoDataModule(LightningDataModule):
         positive: Literal["same_frame", "intra_video"] = "same_frame",
         max_gap_s: float = 0.5,
         batch_size: int = 64,
+        epoch_frames: int | None = None,
         labelled: PlaneDataModule | None = None,
         labelled_batch_size: int = 32,
         num_workers: int = 0,
-        seed: int = 73,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        seed = SEED if seed is None else seed
         for option, value, least in (
             ("image_size", image_size, 16),
             ("load_size", load_size, 16),
             ("batch_size", batch_size, 2),
+            ("epoch_frames", epoch_frames, batch_size),
             ("labelled_batch_size", labelled_batch_size, 2),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
@@ -98,6 +103,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
         self.resize: Resize = resize
         self.positive: Positive = positive
         self.max_gap_s = max_gap_s
+        self.epoch_frames = epoch_frames
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.labelled, self.labelled_batch_size = labelled, labelled_batch_size
 
@@ -123,6 +129,11 @@ class UltrasoundVideoDataModule(LightningDataModule):
         """The clips for training."""
         return self._sets.train
 
+    @property
+    def all_clips(self) -> tuple[Clip, ...]:
+        """The clips for training, then those for validation."""
+        return (*self._sets.train, *self._sets.validation)
+
     @cached_property
     def index(self) -> np.ndarray:
         """``(N, 2)`` the chosen training frames: number of the clip, number of the frame."""
@@ -144,10 +155,14 @@ class UltrasoundVideoDataModule(LightningDataModule):
         return provenance_of(self.clips)
 
     @property
-    def pretraining_patients(self) -> set[str]:
-        """Everybody whose frames are trained on, as far as known."""
-        used = set(self.index[:, 0].tolist())
-        return {p for n, clip in enumerate(self.clips) if n in used and (p := clip.patient) is not None}
+    def pretraining_patients(self) -> dict[str, list[str]]:
+        """Everybody whose frames are trained on, as far as known, by the name of the data."""
+        found: dict[str, set[str]] = {}
+        for number in np.unique(self.index[:, 0]).tolist():
+            clip = self.clips[number]
+            if clip.patient is not None:
+                found.setdefault(clip.origin[0] or self.data_name, set()).add(clip.origin[1] or clip.patient)
+        return {name: sorted(patients) for name, patients in sorted(found.items())}
 
     def frames_counted(self) -> dict[str, int]:
         """How many frames, videos, patients and machines are trained on; unknown ones are not counted."""
@@ -180,7 +195,7 @@ class UltrasoundVideoDataModule(LightningDataModule):
         if self.labelled is not None:
             part = LabelledPart(self.labelled.train_images, self.labelled_batch_size)
         dataset = self._dataset(self.clips, self.index, part)
-        return self._loader(dataset, EpochDraws(dataset, self.seed), drop_last=True)
+        return self._loader(dataset, EpochDraws(dataset, self.seed, count=self.epoch_frames), drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[Any]] | DataLoader[Any]:
         """The validation frames in order, changed alike in every epoch; none where there are no validation clips."""

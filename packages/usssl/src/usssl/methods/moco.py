@@ -13,6 +13,7 @@ from usssl.heads import moco_projector
 from usssl.learning_rates import Cosine
 from usssl.losses.gather import whole_batch
 from usssl.losses.nt_xent import check_temperature, queue_loss
+from usssl.losses.precision import at_least_float32
 from usssl.methods.method import Method, Recipe, two_views
 from usssl.momentum import Clock, check_momentum, momentum_at, momentum_copy, update_momentum
 from usssl.progress import Progress
@@ -79,7 +80,7 @@ class MoCo(Method):
         view1, view2 = two_views(batch)
         query = self.projector(self.backbone(view1))
         with torch.no_grad():
-            key = F.normalize(self.key_projector(self.key_backbone(view2)).float(), dim=1)
+            key = F.normalize(at_least_float32(self.key_projector(self.key_backbone(view2))), dim=1)
             self.waiting = whole_batch(key) if query.requires_grad else None
         self.embeddings = query.detach()
         return queue_loss(query, key, self.queue.keys, self.temperature)

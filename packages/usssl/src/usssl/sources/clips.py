@@ -54,6 +54,7 @@ class Clip:
         patient: Where known.
         machine: Where known.
         provenance: Whether the frames are real, derived or synthetic.
+        origin: Where sources are joined, the name of the data and the name that they have for the patient.
     """
 
     video_id: str
@@ -65,6 +66,7 @@ class Clip:
     patient: str | None = None
     machine: str | None = None
     provenance: Provenance = "real"
+    origin: tuple[str, str] = ("", "")
 
     def read(self, frame: int) -> np.ndarray:
         """``(H, W)`` or ``(H, W, 3)`` uint8.
@@ -127,14 +129,15 @@ class Joined(VideoSource):
         sets = [source.load() for source in self.sources]
         return ClipSets(
             name=" + ".join(part.name for part in sets),
-            train=tuple(_renamed(clip, n) for n, part in enumerate(sets) for clip in part.train),
-            validation=tuple(_renamed(clip, n) for n, part in enumerate(sets) for clip in part.validation),
+            train=tuple(_renamed(clip, n, part.name) for n, part in enumerate(sets) for clip in part.train),
+            validation=tuple(_renamed(clip, n, part.name) for n, part in enumerate(sets) for clip in part.validation),
         )
 
 
-def _renamed(clip: Clip, number: int) -> Clip:
+def _renamed(clip: Clip, number: int, name: str) -> Clip:
+    origin = clip.origin if any(clip.origin) else (name, clip.patient or "")
     patient = None if clip.patient is None else f"{number}/{clip.patient}"
-    return replace(clip, video_id=f"{number}/{clip.video_id}", patient=patient)
+    return replace(clip, video_id=f"{number}/{clip.video_id}", patient=patient, origin=origin)
 
 
 class ArrayReader(FrameReader):

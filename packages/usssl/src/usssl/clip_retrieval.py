@@ -1,0 +1,67 @@
+"""Finding a clip again by another of its frames: ``usssl study retrieval``."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shared.errors import UsageError
+from usssl.augmentation.normalisation import normalised_picture
+from usssl.augmentation.resizing import Resize, resized
+from usssl.backbones import Backbone
+from usssl.sources.clips import Clip
+
+
+def same_clip_rate(queries: Tensor, gallery: Tensor) -> float:
+    """Share of the clips whose query is nearer, by cosine, to their own gallery vector than to every other one.
+
+    Args:
+        queries: ``(N, F)``, one of each clip.
+        gallery: ``(N, F)``, another of each clip, in the same order. Among equally near ones the first counts.
+
+    Example:
+        >>> same_clip_rate(torch.eye(3), torch.eye(3)[[1, 0, 2]])
+        0.3333333333333333
+    """
+    cosines = F.normalize(queries.double(), dim=1) @ F.normalize(gallery.double(), dim=1).T
+    return float((cosines.argmax(1) == torch.arange(len(cosines))).double().mean())
+
+
+def centred_pixels(pictures: list[np.ndarray]) -> Tensor:
+    """``(N, H * W)`` pictures of one size less their mean, so that cosines are correlations.
+
+    Raises:
+        UsageError: Their sizes differ.
+    """
+    sizes = sorted({picture.shape[:2] for picture in pictures})
+    if len(sizes) > 1:
+        raise UsageError(f"frames must be of one size for pixel correlation, got {sizes[0]} and {sizes[1]}")
+    grey = [picture if picture.ndim == 2 else picture.mean(2) for picture in pictures]
+    pixels = torch.from_numpy(np.stack(grey)).double().flatten(1)
+    return pixels - pixels.mean(1, keepdim=True)
+
+
+def frames_at(clips: tuple[Clip, ...], number: int) -> list[np.ndarray]:
+    """One frame of each clip, counted from 0, or from the end where negative.
+
+    Raises:
+        UsageError: A clip has no such frame.
+    """
+    found = []
+    for clip in clips:
+        place = number if number >= 0 else clip.frames + number
+        if not 0 <= place < clip.frames:
+            raise UsageError(f"every clip must have frame {number}, {clip.video_id} has {clip.frames} frames")
+        found.append(clip.read(place))
+    return found
+
+
+@torch.no_grad()
+def embedded(backbone: Backbone, pictures: list[np.ndarray], size: int, resize: Resize, batch: int = 64) -> Tensor:
+    """``(N, F)`` features of pictures that are resized and normalised only; the backbone in evaluation mode."""
+    from PIL import Image
+
+    backbone.eval()
+    images = [normalised_picture(resized(Image.fromarray(p).convert("RGB"), size, resize)) for p in pictures]
+    parts = [backbone.features(torch.stack(images[start : start + batch])) for start in range(0, len(images), batch)]
+    return torch.cat(parts).float()
