@@ -56,8 +56,15 @@ def test_report_is_written(tmp_path: Path) -> None:
     assert "synthetic data" in (tmp_path / "report.html").read_text()
 
 
-def one(init: str, tmp_path: Path, mode: str = "full", fraction: float = 5, seed: int = 7) -> str:
-    return cell("a", init, mode, fraction, seed, "finetune", tmp_path, []).fingerprint
+def one(
+    init: str, tmp_path: Path, mode: str = "full", fraction: float = 5, seed: int = 7, linear_epochs: int = 100
+) -> str:
+    return cell("a", init, mode, fraction, seed, "finetune", tmp_path, [], linear_epochs).fingerprint
+
+
+def test_epochs_of_probes_are_no_matter_to_full_training(tmp_path: Path) -> None:
+    assert one("random", tmp_path) == one("random", tmp_path, linear_epochs=5)
+    assert one("random", tmp_path, "linear") != one("random", tmp_path, "linear", linear_epochs=5)
 
 
 def test_other_weights_under_the_same_name_are_another_run(tmp_path: Path) -> None:

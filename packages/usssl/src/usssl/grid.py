@@ -63,15 +63,23 @@ def features_folder(out: Path) -> Path:
 
 
 def cell(
-    name: str, init: str, mode: str, fraction: float, seed: int, config: str, out: Path, extra: Sequence[str]
+    name: str,
+    init: str,
+    mode: str,
+    fraction: float,
+    seed: int,
+    config: str,
+    out: Path,
+    extra: Sequence[str],
+    linear_epochs: int,
 ) -> Cell:
     """One run: a classifier from one start, in one mode, on one share of the labels drawn by one seed."""
     options = [
         *("--model.freeze", "true" if mode == "linear" else "false", "--data.fraction", f"{fraction:g}"),
         *("--seed_everything", str(seed), "--data.seed", str(seed), "--data.fraction_seed", str(seed)),
-        # A linear probe on cached features: nothing may change the images.
-        *(("--data.augment", "null") if mode == "linear" else ()),
         *extra,
+        # A linear probe on cached features: nothing may change the images, and an epoch costs next to nothing.
+        *(("--data.augment", "null", "--trainer.max_epochs", str(linear_epochs)) if mode == "linear" else ()),
     ]
     configs = [config_path("usssl", "finetune"), *config_chain("usssl", config)]
     weights = init if init in WORDS else sha256(init)

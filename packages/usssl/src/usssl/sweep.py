@@ -20,6 +20,7 @@ def run(words: list[str]) -> None:
         modes: list[str] = ["full", "linear"],  # noqa: B006  read only; jsonargparse shows it as the default
         fractions: list[float] = [100, 50, 25, 10, 5, 1],  # noqa: B006
         seeds: list[int] = [7, 8, 9],  # noqa: B006
+        linear_epochs: int = 100,
         config: str = "finetune",
         out: str = "runs/sweep",
         workers: int | None = None,
@@ -36,6 +37,7 @@ def run(words: list[str]) -> None:
             modes: full (all parameters) and linear (a probe on frozen features).
             fractions: Percent of the training labels.
             seeds: Each draws the labels, the head and dropout; tables show mean and sd over seeds.
+            linear_epochs: Epochs of a linear probe; those of full training are the config's.
             config: Config to start from: a file or the name of a shipped one.
             out: Folder of the results.
             workers: Processes that train at the same time; by default one per core.
@@ -46,12 +48,14 @@ def run(words: list[str]) -> None:
         for option, values in (("modes", modes), ("fractions", fractions), ("seeds", seeds)):
             if not values:
                 raise UsageError(f"{option} must hold at least one, got []")
+        if linear_epochs < 1:
+            raise UsageError(f"linear_epochs must be at least 1, got {linear_epochs}")
         for mode in modes:
             if mode not in MODES:
                 raise UsageError(f"modes must hold some of {', '.join(MODES)}, got {mode}")
         # Seed by seed, so that an interrupted sweep has whole tables of the first seeds.
         cells = [
-            cell(name, init, mode, fraction, seed, config, folder, extra)
+            cell(name, init, mode, fraction, seed, config, folder, extra, linear_epochs)
             for seed in seeds
             for fraction in fractions
             for mode in modes
