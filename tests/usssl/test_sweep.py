@@ -82,9 +82,9 @@ def test_every_part_of_a_cell_counts(tmp_path: Path) -> None:
 
 
 def test_linear_probes_are_not_augmented(tmp_path: Path) -> None:
-    words = cell("a", "random", "linear", 5, 7, "finetune", tmp_path, []).words
+    words = cell("a", "random", "linear", 5, 7, "finetune", tmp_path, [], 100).words
     assert words[words.index("--data.augment") + 1] == "null"
-    assert "--data.augment" not in cell("a", "random", "full", 5, 7, "finetune", tmp_path, []).words
+    assert "--data.augment" not in cell("a", "random", "full", 5, 7, "finetune", tmp_path, [], 100).words
 
 
 def test_files_are_named_after_their_runs(tmp_path: Path) -> None:
