@@ -120,8 +120,8 @@ def sam_round(record: dict[str, Any]) -> str:
     return (
         "## A federated round of FLAP-SAM\n\n"
         "`benchmarks/sam_round.py`: the default model and sites, one batch each; what a round takes beyond the "
-        "clients' training steps and loaders. Beside the rule stand the clients' AdamW moments, written to files and read "
-        "back, and Lightning's log of ten values. "
+        "clients' training steps and loaders. Beside the rule stand the clients' AdamW moments, written to files "
+        "and read back, and Lightning's log of ten values. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
