@@ -176,7 +176,7 @@ def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[C
                     done.add(cell.fingerprint)
                     yield cell, f"its worker process died {ATTEMPTS} times"
         finally:
-            # At work still: ended before the pool is, for a pool that waits for its workers complains when Python exits.
+            # At work still: ended before the pool is, which would wait for them and complain when Python exits.
             # Idle: left to end by themselves, for who is ended leaves its semaphores (a progress bar's lock) behind.
             for process in list((pool._processes or {}).values()) if started else ():
                 process.terminate()
