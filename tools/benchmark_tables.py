@@ -101,6 +101,31 @@ def rounds(record: dict[str, Any]) -> str:
     )
 
 
+def sam_round(record: dict[str, Any]) -> str:
+    """The overhead of a round of FLAP-SAM."""
+    columns = ["time", "clients", "numbers", "round", "training", "overhead", "95 %", "the rule alone", "limit"]
+    rows = [
+        [
+            told,
+            str(row["clients"]),
+            f"{row['numbers']:,}",
+            *(f"{row[f'{part}_{kind}_ms']} ms" for part in ("round", "training", "overhead")),
+            f"{row[f'low_{kind}_ms']} to {row[f'high_{kind}_ms']} ms",
+            f"{row[f'rule_{kind}_ms']} ms",
+            f"{row['limit_ms']:g} ms" + ("" if row[f"high_{kind}_ms"] < row["limit_ms"] else ", missed"),
+        ]
+        for row in record["results"]
+        for kind, told in (("wall", "clock"), ("cpu", "CPU"))
+    ]
+    return (
+        "## A federated round of FLAP-SAM\n\n"
+        "`benchmarks/sam_round.py`: the default model and sites, one batch each; what a round takes beyond the "
+        "clients' training steps and loaders. Beside the rule stand the clients' AdamW moments, written to files "
+        "and read back, and Lightning's log of ten values. "
+        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
+    )
+
+
 def clients(record: dict[str, Any]) -> str:
     """Batched against sequential clients."""
     columns = ["model", "parameters", "clients", "device", "batched", "sequential", "speed-up", "95 %", "auto takes"]
@@ -138,6 +163,8 @@ def lora_aggregation(record: dict[str, Any]) -> str:
         "95 %",
         "pairs",
         "promised",
+        "ours, clock",
+        "randomised, clock",
         "floor",
         "of it",
     ]
@@ -156,6 +183,8 @@ def lora_aggregation(record: dict[str, Any]) -> str:
                 f"{row['low']:.2f} to {row['high']:.2f}",
                 str(row["pairs"]),
                 f"{row['promised']:.0f}" + ("" if row["kept"] else ", missed"),
+                f"{1e3 * row['ours_wall_s']:.0f} ms",
+                f"{1e3 * row['peer_wall_s']:.0f} ms",
                 f"{1e3 * floor:.0f} ms",
                 f"{row['ours_cpu_s'] / floor:.1f} times",
                 f"{row['our_error']:.0e}",
@@ -169,7 +198,7 @@ def lora_aggregation(record: dict[str, Any]) -> str:
         f"operations ({record['results'][0]['least_gflop']} GFLOP) at the rate of a plain matrix product. Eight times "
         "is at or beyond that floor on one thread; a third of the time goes into LAPACK's eigenvectors of the small "
         "cores. In float32 it would be nearer, but squaring would lose singular values below about 3e-4 of the "
-        "largest. "
+        "largest. With two threads the peer's LAPACK spends CPU on waiting: compare the clock's columns too. "
         f"{few_pairs(record)}{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
@@ -197,7 +226,7 @@ def augmentation(record: dict[str, Any]) -> str:
         "`benchmarks/augmentation.py`: windows of five slices, batch-wise in torch against one after the other with "
         "PIL and scipy. The floor is reading and writing images (float32) and labels (uint8) once at the speed of "
         "copying, as measured beside the run (a busy machine makes it slow, and the floor high); "
-        "about half of the time goes into torch's sampling of images and labels. "
+        "30 to 40 % of the time goes into torch's bilinear sampling of the images. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
@@ -440,7 +469,7 @@ def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
     parts = [HEAD]
-    federated = (aggregators, rounds, clients, lora_aggregation, augmentation, volume_inference, sam_step)
+    federated = (aggregators, rounds, sam_round, clients, lora_aggregation, augmentation, volume_inference, sam_step)
     sections = (*federated, ssl_losses, ssl_step, two_views, frame_reading)
     for section in sections:
         name = section.__name__

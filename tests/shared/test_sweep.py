@@ -14,7 +14,7 @@ from shared.sweep import Cell, fingerprint, finished, run_cells
 
 WORK = textwrap.dedent(
     """
-    import os, signal, time
+    import multiprocessing, os, signal, time
     from pathlib import Path
     from shared.errors import UsageError
 
@@ -30,6 +30,9 @@ WORK = textwrap.dedent(
             time.sleep(1)
         if fate == "waits":
             time.sleep(600)
+        if fate == "locks":
+            global lock
+            lock = multiprocessing.RLock()
         if fate == "refuses":
             raise UsageError("wrong option")
         return {"value": str(len(name)), "threads": os.environ["OMP_NUM_THREADS"]}
@@ -127,6 +130,26 @@ def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
     with pytest.raises(RunError, match=r"2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
         run_cells(cells(folder, a="dies always", bb="refuses", ccc=""), "sweep_work:work", record, workers=1)
     assert [row["name"] for row in finished(record).values()] == ["ccc"]
+
+
+def test_workers_leave_no_semaphore_behind(folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from shared.sweep import Cell, run_cells\n"
+        "folder = Path(sys.argv[1])\n"
+        "if __name__ == '__main__':\n"
+        "    cells = [Cell({'name': n}, (str(folder), n, 'locks'), n) for n in 'ab']\n"
+        "    run_cells(cells, 'sweep_work:work', folder / 'results.csv', workers=2)\n"
+    )
+    (folder / "sweep_script.py").write_text(script)
+    path = os.pathsep.join([str(folder), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(folder / "sweep_script.py"), str(folder)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "leaked" not in done.stderr, done.stderr
 
 
 def test_of_two_sweeps_on_one_record_the_second_ends(folder: Path) -> None:

@@ -177,8 +177,9 @@ def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[C
                     done.add(cell.fingerprint)
                     yield cell, f"its worker process died {ATTEMPTS} times"
         finally:
-            # Ended before the pool is: a pool that still waits for its workers complains when Python exits.
-            for process in list((pool._processes or {}).values()):
+            # At work still: ended before the pool is, which would wait for them and complain when Python exits.
+            # Idle: left to end by themselves, for who is ended leaves its semaphores (a progress bar's lock) behind.
+            for process in list((pool._processes or {}).values()) if started else ():
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
         waiting = [cell for cell in waiting if cell.fingerprint not in done]

@@ -1,6 +1,7 @@
 """Federated, centralised or local fine-tuning of SAM on volumes."""
 
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -99,15 +100,25 @@ class FederatedSegmenter(FederatedModule):
         """The model."""
         return self.local.network
 
+    @cached_property
+    def _sent(self) -> list[str]:
+        return [PREFIX + name for name in self.network.trainable_names()]
+
+    @cached_property
+    def _own(self) -> list[str]:
+        return [PREFIX + name for name in self.network.personal_names()]
+
     def communicated(self) -> dict[str, Tensor]:
         """What the variant trains, without what stays with each site."""
-        state = self.local.state_dict()
-        return {PREFIX + name: state[PREFIX + name] for name in self.local.network.trainable_names()}
+        return self._tensors(self._sent)
 
     def personal(self) -> dict[str, Tensor]:
         """What each site keeps to itself: the weights that mix parallel LoRA pairs."""
-        state = self.local.state_dict()
-        return {PREFIX + name: state[PREFIX + name] for name in self.local.network.personal_names()}
+        return self._tensors(self._own)
+
+    def _tensors(self, names: list[str]) -> dict[str, Tensor]:
+        state = self.local.state_dict() if names else {}
+        return {name: state[name] for name in names}
 
     def drawn(self, client: int) -> dict[str, Tensor]:
         """The mixing weights that a site starts from, uniform in [0, 1) as in the authors' code."""

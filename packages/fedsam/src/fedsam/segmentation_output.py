@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsam.overlays import overlay, telling_slices
+from fedsam.overlays import legend, overlay, telling_slices
 from fedsam.readers.nifti import write_nifti
 from fedsam.volumes import Volume
 from shared.metrics.volume import dice_score
@@ -28,7 +28,8 @@ def write_segmentation(folder: Path, volume: Volume, predicted: np.ndarray, clas
     """
     name = volume.case if volume.site in ("scans", "") else f"{volume.site}_{volume.case}"
     path = write_nifti(folder / f"{name}.nii.gz", predicted, volume)
-    save(picture(volume, predicted), folder / f"{name}.png")
+    colours = legend(class_names[1:]) + (", truth white" if volume.label is not None else "")
+    save(picture(volume, predicted, f"{volume.case}: {colours}"), folder / f"{name}.png")
     voxel = float(np.prod(volume.spacing)) / 1000
     told = []
     for number, label in enumerate(class_names[1:], start=1):
@@ -41,9 +42,11 @@ def write_segmentation(folder: Path, volume: Volume, predicted: np.ndarray, clas
     return f"{path}: {', '.join(told)}"
 
 
-def picture(volume: Volume, predicted: np.ndarray):  # type: ignore[no-untyped-def]  # matplotlib is imported late
+def picture(volume: Volume, predicted: np.ndarray, title: str | None = None):  # type: ignore[no-untyped-def]  # matplotlib is imported late
     """Slices of a volume with predicted classes in colour and, where known, true outlines in white."""
     image, label = np.asarray(volume.image), None if volume.label is None else np.asarray(volume.label)
     places = telling_slices([predicted] if label is None else [predicted, label], PICTURES)
     pictures = [overlay(image[z], predicted[z], None if label is None else label[z]) for z in places]
-    return gallery(pictures, [f"slice {z + 1} of {len(image)}" for z in places], columns=PICTURES, title=volume.case)
+    return gallery(
+        pictures, [f"slice {z + 1} of {len(image)}" for z in places], columns=PICTURES, title=title or volume.case
+    )

@@ -18,7 +18,7 @@ from shared.federated.evaluation import EvaluatedModule
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.progress import RoundBar
 from shared.federated.seeds import OwnRandomness, derived_generator, derived_seed, global_seed
-from shared.federated.uploads import is_finite, upload_fault
+from shared.federated.uploads import are_finite, is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.runs import folder_of_checkpoint
 from shared.task import Task
@@ -102,7 +102,7 @@ class ClientWork(EvaluatedModule):
                 fault = None if is_finite(rows[position]) else "NaN or infinite values"
             if fault is None:
                 memory = self._scratch.get("memory")
-                if memory and not all(is_finite(t) for t in memory.values() if t.is_floating_point()):
+                if memory and not are_finite(memory.values()):
                     fault = "NaN or infinite values"
                 elif memory:  # only now: a client that failed goes on from its last good state
                     self._scratch["states"].save(places[position], round, memory)
@@ -243,7 +243,7 @@ class ClientWork(EvaluatedModule):
     ) -> tuple[dict[str, Tensor], LocalResult]:
         """One client's work from the global ``state``: the tensors that it uploads and what it reports."""
         worker = self._worker()
-        own = worker.state_dict()
+        own = self._worker_state()
         memory = self._recall(client)
         self._load(worker, state, memory)
         optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
@@ -336,7 +336,7 @@ class ClientWork(EvaluatedModule):
 
     def _load(self, worker: Task, state: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
         """Bring the working copy to the global ``state`` and a client's own tensors."""
-        own = worker.state_dict()
+        own = self._worker_state()
         for name, tensor in state.items():
             own[name].copy_(tensor)
         for name, tensor in self.kept().items():
@@ -357,8 +357,13 @@ class ClientWork(EvaluatedModule):
             for name, parameter in worker.named_parameters():
                 if name in self._trained:
                     parameter.requires_grad_(True)
-            self._scratch["worker"] = worker
+            self._scratch["worker"], self._scratch["worker_state"] = worker, worker.state_dict()
         return self._scratch["worker"]
+
+    def _worker_state(self) -> dict[str, Tensor]:
+        """The working copy's tensors, listed once: training changes them in place."""
+        self._worker()
+        return self._scratch["worker_state"]
 
     def _poison(self, batch: Any) -> Any:
         return self.attack.poison(batch, getattr(self.local, "num_classes", None))

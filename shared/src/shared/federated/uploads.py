@@ -1,9 +1,11 @@
 """The failure policy: which uploads count, and why the others do not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+SMALL = 65_536  # numbers; the call for each of hundreds of tensors would take longer than copying them
 
 
 def is_finite(values: Tensor) -> bool:
@@ -12,6 +14,24 @@ def is_finite(values: Tensor) -> bool:
         return True
     low, high = torch.aminmax(values.detach())
     return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no floating point tensor holds NaN or infinite values; small ones are looked at together.
+
+    Example:
+        >>> are_finite([torch.ones(3), torch.tensor([1.0, float("nan")])])
+        False
+    """
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            if tensor.numel() > SMALL:
+                if not is_finite(tensor):
+                    return False
+            else:
+                small.setdefault(tensor.dtype, []).append(tensor.detach().flatten())
+    return all(is_finite(torch.cat(alike)) for alike in small.values())
 
 
 def upload_fault(upload: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> str | None:

@@ -4,22 +4,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedsam.augmentation.policy import (
-    ERASED_AREA,
-    ERASED_RATIO,
-    GEOMETRIC,
-    LEAST_ANGLE,
-    MOST_ANGLE,
-    OPERATIONS,
-    Policy,
-)
+from fedsam.augmentation.affine_sampling import axes, bilinear, columns_inside, nearest, pixels, traced
+from fedsam.augmentation.policy import ERASED_AREA, ERASED_RATIO, LEAST_ANGLE, MOST_ANGLE, OPERATIONS, Policy
 from shared.errors import UsageError
 
 NAMES = list(OPERATIONS)
-OUTSIDE = 3.0  # any coordinate a pixel and more beyond 1
+CACHED_PIXELS = 65_536  # of a window's grid, at 16 bytes or so
 
 
 @dataclass
@@ -78,98 +70,114 @@ def draw(batch: int, policy: Policy, generator: torch.Generator) -> Draws:
     )
 
 
-def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(a), torch.ones_like(a)
-    return torch.stack([a, b, c, d, e, f, zero, zero, one], -1).view(-1, 3, 3)
+def affine(rows: list[list[Tensor]]) -> Tensor:
+    """``(..., 3, 3)`` with two given rows of entries ``(...)`` above ``(0, 0, 1)``."""
+    zero = torch.zeros_like(rows[0][0])
+    entries = [*rows[0], *rows[1], zero, zero, zero + 1]
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
 def early_matrices(draws: Draws) -> Tensor:
     """``(B, 3, 3)`` from a pixel of the result to its source, for quarter turns, flips and the rotation.
 
-    Coordinates ``(x, y, 1)`` with the square at [-1, 1], y downwards.
+    Coordinates ``(x, y, 1)`` with the square at [-1, 1], y downwards. A result's pixel goes back through the last step
+    first: quarter turn after flip after rotation, as a matrix product.
     """
-    zero = torch.zeros_like(draws.angles)
-    one = torch.ones_like(zero)
-    flip = _matrices(one - 2 * (draws.flips == 1), zero, zero, zero, one - 2 * (draws.flips == 0), zero)
+    # Mirrored axes, then cosine and sine of the quarter turn: whole numbers, so that pixels fall on pixels.
+    u, v = 1.0 - 2 * (draws.flips == 1), 1.0 - 2 * (draws.flips == 0)
     quarter = draws.quarters % 4
-    cos = torch.tensor([1.0, 0.0, -1.0, 0.0])[quarter]
-    sin = torch.tensor([0.0, 1.0, 0.0, -1.0])[quarter]
-    turn = _matrices(cos, -sin, zero, sin, cos, zero)
+    c, s = torch.tensor([1.0, 0.0, -1.0, 0.0])[quarter], torch.tensor([0.0, 1.0, 0.0, -1.0])[quarter]
     radians = draws.angles * (math.pi / 180)
-    rotation = _matrices(radians.cos(), -radians.sin(), zero, radians.sin(), radians.cos(), zero)
-    # A result's pixel goes back through the last step first.
-    return turn @ flip @ rotation
+    cos, sin = radians.cos(), radians.sin()
+    zero = torch.zeros_like(cos)
+    return affine(
+        [
+            [c * u * cos - s * v * sin, -c * u * sin - s * v * cos, zero],
+            [s * u * cos + c * v * sin, -s * u * sin + c * v * cos, zero],
+        ]
+    )
 
 
-def operation_matrices(draws: Draws) -> list[Tensor]:
-    """``(B, 3, 3)`` of each operation in turn, like :func:`early_matrices`; identities unless it is geometric."""
-    matrices = []
-    for slot in range(draws.operations.shape[1]):
-        v = draws.magnitudes[:, slot]
-        is_ = {name: draws.operations[:, slot] == NAMES.index(name) for name in GEOMETRIC}
-        zero = torch.zeros_like(v)
-        scale = torch.where(is_["scale"], v, 1.0)
-        matrices.append(
-            _matrices(
-                scale,
-                torch.where(is_["shear_x"], v, zero),
-                scale - 1 + torch.where(is_["translate_x"], 2 * v, zero),
-                torch.where(is_["shear_y"], v, zero),
-                scale,
-                scale - 1 + torch.where(is_["translate_y"], 2 * v, zero),
-            )
-        )
-    return matrices
+def operation_matrices(draws: Draws) -> Tensor:
+    """``(B, n, 3, 3)`` of each operation in turn, like :func:`early_matrices`; identities unless it is geometric."""
+    v, zero = draws.magnitudes, torch.zeros_like(draws.magnitudes)
+
+    def magnitude(name: str, otherwise: Tensor) -> Tensor:
+        return torch.where(draws.operations == NAMES.index(name), v, otherwise)
+
+    # The scale leaves the corner at the origin where it is.
+    scale = magnitude("scale", zero + 1)
+    return affine(
+        [
+            [scale, magnitude("shear_x", zero), scale - 1 + 2 * magnitude("translate_x", zero)],
+            [magnitude("shear_y", zero), scale, scale - 1 + 2 * magnitude("translate_y", zero)],
+        ]
+    )
 
 
-def traced(matrices: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Where the pixels of results come from, as ``x`` and ``y`` in [-1, 1], both ``(N, S, S)``.
+def gamma_tables(gammas: Tensor) -> Tensor:
+    """``(B, 256)`` values of ``x ** gamma`` at ``x = 0, 1/255, ..., 1``, rounded down to 8 bits as in the reference."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    return (levels ** gammas[:, None] * 255).floor_().div_(255)
+
+
+def look_up_(x: Tensor, table: Tensor) -> None:
+    """Values of [0, 1] by a table of 256, in place; what lies outside takes its ends. Half the time of a power."""
+    levels = x.mul_(255).clamp_(0, 255).int().flatten()
+    x.copy_(table.to(x).index_select(0, levels).view_as(x))
+
+
+def enhance_(x: Tensor, name: str, value: float) -> None:
+    """One of the operations that do not move pixels, in place, on the slices ``(n, S, S)`` of a window in [0, 1]."""
+    if name == "posterize":
+        step = 2.0 ** (8 - math.floor(value))
+        # k / 255 * 255 may fall short of k.
+        x.mul_(255 / step).add_(1e-3 / step).floor_().mul_(step / 255)
+    elif name == "brightness":
+        x.mul_(value).clamp_(0, 1)
+    elif name == "contrast":
+        base = (x.mean((-2, -1), keepdim=True) * 255).round_().div_(255)
+        x.mul_(value).add_(base, alpha=1 - value).clamp_(0, 1)
+    elif name == "sharpness":
+        # Between the picture and PIL's SMOOTH of it, weights 5 at the centre and 1 around it over 13; the border stays.
+        rows = (x[:, :-2] + x[:, 1:-1]).add_(x[:, 2:])
+        box = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
+        x[:, 1:-1, 1:-1].mul_(value + 4 * (1 - value) / 13).add_(box, alpha=(1 - value) / 13)
+        x.clamp_(0, 1)
+
+
+def erase_(image: Tensor, label: Tensor, first: Tensor, last: Tensor, generator: torch.Generator) -> None:
+    """Uniform noise, the same in all slices ``(n, S, S)``, and label 0 between two columns of each row, in place.
 
     Args:
-        matrices: ``(N, 3, 3)``, affine.
-        size: Side ``S``.
+        image: Of one window.
+        label: Likewise.
+        first: ``(S,)`` first column of each row, on the CPU like ``last``.
+        last: ``(S,)`` last column; less than ``first`` where a row has none.
+        generator: Of the noise, on the CPU.
     """
-    line = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
-    down = matrices[:, :2, 1, None] * line + matrices[:, :2, 2, None]
-    across = matrices[:, :2, 0, None] * line
-    return down[:, 0, :, None] + across[:, 0, None], down[:, 1, :, None] + across[:, 1, None]
-
-
-def outside(x: Tensor, y: Tensor) -> Tensor:
-    """Whether points are not in the square."""
-    return torch.maximum(x.abs(), y.abs()) > 1
-
-
-def smoothed(x: Tensor) -> Tensor:
-    """PIL's SMOOTH filter on ``(N, n, S, S)``: weights 5 and 1 over 13; the border stays."""
-    result = x.clone()
-    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
-    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    result[..., 1:-1, 1:-1] = (box + 4 * x[..., 1:-1, 1:-1]) / 13
-    return result
-
-
-def enhanced(x: Tensor, name: str, value: Tensor) -> Tensor:
-    """One of the operations that do not move pixels, on ``(N, n, S, S)`` in [0, 1], with ``(N,)`` magnitudes."""
-    value = value[:, None, None, None].to(x)
-    if name == "posterize":
-        step = torch.exp2(8 - value.floor())
-        whole = (x * 255 + 1e-3).floor()  # k / 255 * 255 may fall short of k
-        return (whole / step).floor() * step / 255
-    if name == "brightness":
-        return (x * value).clamp_(0, 1)
-    base = (x.mean((-2, -1), keepdim=True) * 255).round() / 255 if name == "contrast" else smoothed(x)
-    return torch.lerp(base, x, value).clamp_(0, 1)
+    rows = (last >= first).nonzero()[:, 0].tolist()
+    if not rows:
+        return
+    top, bottom = rows[0], rows[-1] + 1
+    first, last = first[top:bottom, None], last[top:bottom, None]
+    left, right = int(first.min()), int(last.max()) + 1
+    columns = torch.arange(left, right)
+    box = (columns >= first).logical_and_(columns <= last).to(image.device)
+    noise = torch.rand(box.shape, generator=generator).to(image)
+    picture, classes = image[:, top:bottom, left:right], label[:, top:bottom, left:right]
+    torch.where(box, noise, picture, out=picture)
+    classes.masked_fill_(box, 0)
 
 
 class BatchAugmentation(nn.Module):
     """The steps of :class:`~fedsam.augmentation.sample.SampleAugmentation` with the same distributions, batch-wise.
 
     All slices of a window share its draws. What differs from the reference is how, not what: everything that moves
-    pixels is composed into one affine map and sampled once (bilinear for images, nearest for labels, 0 outside), so
-    the two operations act with their brightness part last; values are not rounded to 8 bits, except by posterize; the
-    batch has its final size already. The box that is erased is moved by the operations like the rest, its noise is
-    that of the pixels where it ends.
+    pixels is composed into one affine map and sampled once (as in the reference bilinear for images that an operation
+    moves, nearest for those only turned and for labels, 0 outside), so the two operations act with their brightness
+    part last; values are rounded to 8 bits only by gamma and posterize; the batch has its final size already. The box
+    that is erased is moved by the operations like the rest, its noise is drawn where it ends.
 
     Args:
         policy: How often each step is taken.
@@ -200,56 +208,63 @@ class BatchAugmentation(nn.Module):
                 "images and labels must both be (windows, slices, S, S), "
                 f"got {tuple(images.shape)} and {tuple(labels.shape)}"
             )
-        draws = draw(len(images), self.policy, generator)
-        noise = torch.rand(len(images), 1, *images.shape[-2:], generator=generator)
-        return self.transform(images, labels, draws, noise)
+        return self.transform(images, labels, draw(len(images), self.policy, generator), generator)
 
-    def transform(self, images: Tensor, labels: Tensor, draws: Draws, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The steps with given parameters; ``noise`` ``(B, 1, S, S)`` fills erased boxes."""
-        device, size = images.device, images.shape[-1]
-        # From a result's pixel back to before the last operation, before the last two, ..., before all steps.
+    def transform(
+        self, images: Tensor, labels: Tensor, draws: Draws, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The steps with given parameters; the noise in erased boxes is drawn from ``generator``, window by window."""
+        size, operations = images.shape[-1], operation_matrices(draws)
+        # From a result's pixel back to before the last operation, before the last two, ..., before all of them.
         maps = [torch.eye(3).expand(len(images), 3, 3)]
-        for matrix in (*reversed(operation_matrices(draws)), early_matrices(draws)):
-            maps.append(matrix @ maps[-1])
-        *cutting, whole = maps[1:]
-        before_operations = maps[-2]
+        for slot in reversed(range(operations.shape[1])):
+            maps.append(operations[:, slot] @ maps[-1])
+        images, labels = self.moved(images, labels, maps, early_matrices(draws) @ maps[-1])
 
-        moves = torch.stack(maps).ne(torch.eye(3)).flatten(2).any(2).any(0)
-        if moves.any():
-            x, y = traced(whole.to(device), size)
-            for matrix in cutting:
-                # Each operation cuts off what it moves outside; a composed map alone would bring it back.
-                x.masked_fill_(outside(*traced(matrix.to(device), size)), OUTSIDE)
-            grid, still = torch.stack([x, y], -1), (~moves).nonzero()[:, 0].to(device)
-            pictures = F.grid_sample(images, grid.to(images), mode="bilinear", align_corners=False)
-            classes = F.grid_sample(labels.float(), grid, mode="nearest", align_corners=False).to(labels.dtype)
-            pictures[still], classes[still] = images[still], labels[still]
-            images, labels = pictures, classes
-        else:
-            images, labels = images.clone(), labels.clone()
-
-        for row, gamma in enumerate(draws.gammas.tolist()):
-            if gamma != 1:
-                images[row].clamp_(0, 1).pow_(gamma)
+        curved = (draws.gammas != 1).nonzero()[:, 0]
+        for row, table in zip(curved.tolist(), gamma_tables(draws.gammas[curved]), strict=True):
+            look_up_(images[row], table)
 
         holed = (draws.boxes[:, 2] > 0).nonzero()[:, 0]
         if len(holed):
-            x, y = traced(before_operations[holed].to(device), size)
-            top, left, height, width = (2 * side.to(device)[:, None, None] for side in draws.boxes[holed].T)
-            box = ((y + 1 - top - height / 2).abs() < height / 2).logical_and_(
-                (x + 1 - left - width / 2).abs() < width / 2
-            )
-            for matrix in cutting[:-1]:
-                box &= ~outside(*traced(matrix[holed].to(device), size))
-            window, i, j = box.nonzero(as_tuple=True)
-            window = holed.to(device)[window]
-            images[window, :, i, j] = noise.to(images)[window, :, i, j]
-            labels[window, :, i, j] = 0
+            # In the box before the operations, and cut off by those that come later than the first.
+            boxes, square = draws.boxes[holed], torch.ones(len(holed), len(maps), 2)
+            low, high = -square, square.clone()
+            low[:, -1] = 2 * boxes[:, [1, 0]] - 1
+            high[:, -1] = low[:, -1] + 2 * boxes[:, [3, 2]]
+            first, last = columns_inside(torch.stack(maps, 1)[holed], low, high, size)
+            for row, begin, end in zip(holed.tolist(), first, last, strict=True):
+                erase_(images[row], labels[row], begin, end, generator)
 
-        for slot in range(draws.operations.shape[1]):
-            for name in ("posterize", "contrast", "brightness", "sharpness"):
-                chosen = (draws.operations[:, slot] == NAMES.index(name)).nonzero()[:, 0]
-                if len(chosen):
-                    rows = chosen.to(device)
-                    images[rows] = enhanced(images[rows], name, draws.magnitudes[chosen, slot])
+        for row, (chosen, values) in enumerate(zip(draws.operations.tolist(), draws.magnitudes.tolist(), strict=True)):
+            for operation, value in zip(chosen, values, strict=True):
+                enhance_(images[row], NAMES[operation], value)
         return images, labels
+
+    @staticmethod
+    def moved(images: Tensor, labels: Tensor, maps: list[Tensor], whole: Tensor) -> tuple[Tensor, Tensor]:
+        """New tensors under the ``whole`` map; as in the reference, bilinear only where an operation moves pixels.
+
+        What an operation moves outside is cut off: a composed map alone would bring it back. So each of the ``maps``
+        on the way must stay inside.
+        """
+        size, device, still = images.shape[-1], images.device, torch.eye(3)
+        first, last = columns_inside(torch.stack([*maps, whole], 1), -torch.ones(2), torch.ones(2), size)
+        places = [part.to(device) for part in (*axes(whole, size), first, last)]
+        operated = torch.stack(maps).ne(still).flatten(2).any(2).any(0).tolist()
+        turned = whole.ne(still).flatten(1).any(1).tolist()
+        pictures, classes = torch.empty_like(images), torch.empty_like(labels)
+        # On a CPU a few windows at a time, so that grid and index stay in its caches.
+        windows = len(images) if device.type != "cpu" else max(1, CACHED_PIXELS // size**2)
+        for rows in torch.arange(len(images)).split(windows):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            grid = traced(*(place[part] for place in places))
+            index = pixels(grid)
+            classes[part] = nearest(labels[part], index)
+            for row in range(len(images))[part]:
+                one, at = slice(row, row + 1), slice(row - part.start, row - part.start + 1)
+                if operated[row]:
+                    pictures[one] = bilinear(images[one], grid[at])
+                else:
+                    pictures[one] = nearest(images[one], index[at]) if turned[row] else images[one]
+        return pictures, classes
