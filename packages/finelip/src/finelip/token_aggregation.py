@@ -58,6 +58,7 @@ class TokenAggregation(nn.Module):
         hidden = int(dim * HIDDEN_RATIO)
         self.weight = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, k))
         self.scale = nn.Parameter(torch.ones(1, 1, 1))
+        self.k = k
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, K, D)`` refined tokens.
