@@ -22,6 +22,9 @@ LEAKY_SLOPE = 0.1
 TILE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Default size of a tile of similarities: what a core's cache holds, and what fills a GPU."""
 
+TRAINING_TILES = 2
+"""In training tiles are so many times smaller, to be little beside the gradients."""
+
 
 def check_options(direction: str, reduction: str, slope: float) -> None:
     """Refuse options that :func:`local_scores` does not know.
@@ -89,8 +92,9 @@ def local_scores(
         if mask is not None and (mask.shape != sets.shape[:2] or not mask.any(1).all()):
             raise UsageError(f"the mask of {name} must be {tuple(sets.shape[:2])} with a token in every set")
     dtype = torch.promote_types(images.dtype, texts.dtype)
-    budget = TILE_BYTES.get(images.device.type, TILE_BYTES["cpu"]) if tile_bytes is None else tile_bytes
-    tile = tile_shape(images, texts, dtype, budget)
+    trains = torch.is_grad_enabled() and (images.requires_grad or texts.requires_grad)
+    budget = TILE_BYTES.get(images.device.type, TILE_BYTES["cpu"]) // (TRAINING_TILES if trains else 1)
+    tile = tile_shape(images, texts, dtype, budget if tile_bytes is None else tile_bytes)
     image_weights, text_weights = (
         token_weights(sets, mask, reduction) for sets, mask in ((images, image_mask), (texts, text_mask))
     )
@@ -159,6 +163,21 @@ def leaky(best: Tensor, slope: float, dtype: torch.dtype) -> Tensor:
     return best if slope == 1 else torch.nn.functional.leaky_relu(best, slope)
 
 
+def token_major(sets: Tensor, place: Tensor) -> Tensor:
+    """``(a n, D)`` tokens of ``(n, a, D)`` sets, token by token, written into ``place``."""
+    n, a, d = sets.shape
+    place[: sets.numel()].view(a, n, d).copy_(sets.transpose(0, 1))
+    return place[: sets.numel()].view(-1, d)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a matrix product to ``total``, without a place of its own where the precisions are equal."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
 class _LocalScores(torch.autograd.Function):
     """See :func:`local_scores`.
 
@@ -182,12 +201,17 @@ class _LocalScores(torch.autograd.Function):
         scores = images.new_zeros(n, m, dtype=dtype)
         of_text = texts.new_empty((m, b, n) if trains and text_weights is not None else 0, dtype=index_dtype(a))
         of_image = images.new_empty((m, a, n) if trains and image_weights is not None else 0, dtype=index_dtype(b))
+        # Places that every tile uses again: fresh ones would leave holes in the memory.
+        product = images.new_empty(tile.texts * b * a * tile.images)
+        place = images.new_empty(a * tile.images * d)
         for i in range(0, n, tile.images):
             v = images[i : i + tile.images]
-            columns = v.transpose(0, 1).reshape(-1, d).T  # (D, a n)
+            columns = token_major(v, place)
             for j in range(0, m, tile.texts):
                 t = texts[j : j + tile.texts]
-                similarities = (t.reshape(-1, d) @ columns).view(len(t), b, a, len(v))
+                flat = product[: len(t) * b * len(columns)].view(len(t) * b, len(columns))
+                torch.mm(t.reshape(-1, d), columns.T, out=flat)
+                similarities = flat.view(len(t), b, a, len(v))
                 part = scores[i : i + tile.images, j : j + tile.texts]
                 if text_weights is not None:
                     if trains:
@@ -216,15 +240,18 @@ class _LocalScores(torch.autograd.Function):
         tile, slope = ctx.tile, ctx.slope
         grad_images = torch.zeros_like(images, dtype=grad.dtype) if ctx.needs_input_grad[0] else None
         grad_texts = torch.zeros_like(texts, dtype=grad.dtype) if ctx.needs_input_grad[1] else None
+        flows = grad.new_empty(tile.texts * b * a * tile.images)
+        place = images.new_empty(a * tile.images * d)
+        totals = grad.new_empty(a * tile.images * d)
         for i in range(0, n, tile.images):
             rows = slice(i, i + tile.images)
-            columns = images[rows].transpose(0, 1).reshape(-1, d)  # (a n, D)
-            of_columns = torch.zeros_like(columns, dtype=grad.dtype)
+            columns = token_major(images[rows], place)
+            of_columns = totals[: columns.numel()].view_as(columns).zero_()
             for j in range(0, m, tile.texts):
                 cols = slice(j, j + tile.texts)
                 t = texts[cols].reshape(-1, d)
                 pairs = grad[rows, cols].T  # (m, n)
-                flow = grad.new_zeros(len(pairs), b, a, pairs.shape[1])
+                flow = flows[: len(t) * len(columns)].view(len(pairs), b, a, pairs.shape[1]).zero_()
                 if text_weights is not None:
                     index, derivative = decode(of_text[cols, :, rows], slope, grad.dtype)
                     into = derivative * pairs[:, None] * text_weights[cols, :, None]
@@ -235,8 +262,9 @@ class _LocalScores(torch.autograd.Function):
                     flow.scatter_add_(1, index[:, None], into[:, None])
                 flat = flow.view(len(t), -1).to(images.dtype)
                 if grad_texts is not None:
-                    grad_texts[cols] += (flat @ columns).view(-1, b, d)
-                of_columns += flat.T @ t
+                    add_product(grad_texts[cols].view(-1, d), flat, columns)
+                if grad_images is not None:
+                    add_product(of_columns, flat.T, t)
             if grad_images is not None:
                 grad_images[rows] = of_columns.view(a, -1, d).transpose(0, 1)
         return (
