@@ -143,7 +143,7 @@ def test_one_epoch_and_one_more_are_two(
     make_trainer(2).fit(whole, loader(pairs(10), 2))
     make_trainer(1, "half").fit(first, loader(pairs(10), 2))
     (checkpoint,) = (tmp_path / "half/checkpoints").glob("*.ckpt")
-    make_trainer(2, "other half").fit(second, loader(pairs(10), 2), ckpt_path=checkpoint)
+    make_trainer(2, "half").fit(second, loader(pairs(10), 2), ckpt_path=checkpoint)
     for one, two in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, two)
     other = FineLIPModule("clip_tiny", refinement="none", epochs=2)
