@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from shared.errors import RunError, UsageError
+from shared.non_finite import NonFiniteGuard, all_finite
 from usssl.collapse import collapse_monitors, effective_rank, relative_deviation
-from usssl.non_finite import NonFiniteGuard, all_finite
 
 
 def test_directions_spread_over_the_sphere_deviate_as_they_should() -> None:

@@ -81,8 +81,7 @@ class Program:
 
     def overview(self) -> str:
         """The text of ``COMMAND --help``."""
-        width = max(len(verb.name) for verb in self.verbs) + 2
-        width = max(width, len("configs") + 2)
+        width = max(len(name) for name in ("configs", "--version", *(verb.name for verb in self.verbs))) + 2
         lines = [f"{self.name}: {self.summary}", "", f"usage: {self.name} COMMAND [options]", "", "commands:"]
         lines += [f"  {verb.name:<{width}}{verb.help}" for verb in self.verbs]
         lines += [f"  {'configs':<{width}}List the shipped configs."]
@@ -95,7 +94,7 @@ class Program:
     def list_configs(self) -> str:
         """The text of ``COMMAND configs``: each shipped config with the first line of its comment."""
         names = config_names(self.name)
-        width = max(map(len, names)) + 2
+        width = max(map(len, names), default=0) + 2
         lines = []
         for name in names:
             first = config_path(self.name, name).read_text().splitlines()[0]
@@ -152,7 +151,8 @@ def nearest(word: str, names: Sequence[str], limit: int = 40) -> str:
 def config_names(package: str) -> list[str]:
     """Names of the configs that a package ships."""
     folder = files(package) / "configs"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    items = folder.iterdir() if folder.is_dir() else ()
+    return sorted(item.name.removesuffix(".yaml") for item in items if item.name.endswith(".yaml"))
 
 
 def config_path(package: str, name: str) -> Path:

@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 from shared.checkpoints import FORMAT
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
+from shared.non_finite import NonFiniteGuard, all_finite
 from usssl.backbones import Backbone, build_backbone
 from usssl.collapse import collapse_monitors
 from usssl.initialise import RECORD, initialise
 from usssl.learning_rates import Schedule
 from usssl.methods import Method
-from usssl.non_finite import NonFiniteGuard, all_finite
 from usssl.online_probe import OnlineProbe
 from usssl.progress import Progress
 from usssl.synchronised_batchnorm import synchronise_batchnorm

@@ -8,7 +8,7 @@ from lightly.utils.dist import world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from usssl.losses.precision import at_least_float32
+from shared.precision import at_least_float32
 
 
 class _Sum(torch.autograd.Function):

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from shared.distributed import whole_batch
 from shared.errors import RunError
-from usssl.losses.gather import whole_batch
-from usssl.losses.precision import at_least_float32, full_precision
+from shared.precision import at_least_float32, full_precision
 
 LAMBDA = 0.0051
 GRAM_BELOW = 1.0

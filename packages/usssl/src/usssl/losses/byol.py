@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from usssl.losses.precision import at_least_float32, full_precision
+from shared.precision import at_least_float32, full_precision
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from lightly.utils.dist import rank
 from torch import Tensor
 from torch.nn import functional as F
 
+from shared.distributed import whole_batch
 from shared.errors import UsageError
-from usssl.losses.gather import whole_batch
-from usssl.losses.precision import at_least_float32, full_precision
+from shared.precision import at_least_float32, full_precision
 
 
 def check_temperature(temperature: float) -> None:

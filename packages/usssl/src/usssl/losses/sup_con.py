@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from usssl.losses.gather import whole_batch
-from usssl.losses.precision import at_least_float32, full_precision
+from shared.distributed import whole_batch
+from shared.precision import at_least_float32, full_precision
 
 
 def sup_con_loss(

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.distributed import whole_batch
 from shared.errors import RunError
-from usssl.losses.gather import whole_batch
-from usssl.losses.precision import at_least_float32, full_precision
+from shared.precision import at_least_float32, full_precision
 
 GRAM_BELOW = 1.0
 """Share of the width below which a batch is so small that its Gram matrix is cheaper, by count of operations."""

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from shared.errors import UsageError
+from shared.precision import at_least_float32, full_precision
 from usssl.backbones import Backbone
 from usssl.decoder import mirrored_decoder
 from usssl.learning_rates import StepDecay
-from usssl.losses.precision import at_least_float32, full_precision
 from usssl.methods.method import Method, Recipe
 
 

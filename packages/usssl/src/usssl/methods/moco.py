@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 
+from shared.distributed import whole_batch
 from usssl.backbones import Backbone
 from usssl.heads import moco_projector
 from usssl.learning_rates import Cosine
-from usssl.losses.gather import whole_batch
 from usssl.losses.nt_xent import check_temperature, queue_loss
 from usssl.losses.precision import at_least_float32
 from usssl.methods.method import Method, Recipe, two_views

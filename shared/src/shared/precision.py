@@ -1,4 +1,4 @@
-"""Losses in full precision, inside autocast as outside."""
+"""Computation in full precision, inside autocast as outside."""
 
 from contextlib import AbstractContextManager
 
