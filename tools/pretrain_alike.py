@@ -11,7 +11,6 @@ there is not done again.
 import argparse
 import json
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,7 @@ TRIALS = (2, 8)
 def cpu_of(words: list[str]) -> float:
     """CPU seconds of a command of usssl."""
     before = resource.getrusage(resource.RUSAGE_SELF)
-    if code := usssl(words):
-        sys.exit(code)
+    usssl(words)
     after = resource.getrusage(resource.RUSAGE_SELF)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
@@ -66,8 +64,7 @@ def pretrain(method: str, config: Path, work: Path, minutes: float) -> None:
     epochs = max(2, int(RESERVE * minutes * 60 / (step * batches)))
     used = cpu_of([*words, "--run.name", method, "--trainer.max_epochs", str(epochs)])
     checkpoint = newest_whole_checkpoint(newest(work / "usssl" / method))
-    if code := usssl(["export", "--weights", str(checkpoint), "--out", str(weights)]):
-        sys.exit(code)
+    usssl(["export", "--weights", str(checkpoint), "--out", str(weights)])
     row = {"method": method, "epochs": epochs, "steps": epochs * batches, "cpu_s": round(used, 1)}
     # Read again: another process may have finished a method in the meantime.
     record.write_text(json.dumps(recorded(record) | {method: row}, indent=1) + "\n")

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from shared.distributed import whole_batch
+from shared.precision import at_least_float32
 from usssl.backbones import Backbone
 from usssl.heads import moco_projector
 from usssl.learning_rates import Cosine
 from usssl.losses.nt_xent import check_temperature, queue_loss
-from usssl.losses.precision import at_least_float32
 from usssl.methods.method import Method, Recipe, two_views
 from usssl.momentum import Clock, check_momentum, momentum_at, momentum_copy, update_momentum
 from usssl.progress import Progress
