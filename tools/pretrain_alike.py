@@ -4,8 +4,8 @@
 
 FILE is a config of ``usssl pretrain`` without method, views and number of epochs: what is common to all seven. Each
 method gets as many whole epochs as fit into the minutes of CPU time of one thread, measured on some of its own steps
-beforehand. Weights go to ``WORK/METHOD.safetensors``; what each took goes to ``pretraining.json`` beside FILE. What is
-there is not done again.
+beforehand. Weights go to ``WORK/METHOD.safetensors``; what each took goes to ``pretraining.json`` beside FILE. Weights
+that are there are kept; a method that is recorded there is trained again for as many epochs, without measuring.
 """
 
 import argparse
@@ -50,24 +50,32 @@ def newest(runs: Path) -> Path:
 def pretrain(method: str, config: Path, work: Path, minutes: float) -> None:
     """Weights of one method, and what they cost."""
     record, weights = config.with_name("pretraining.json"), work / f"{method}.safetensors"
-    if weights.is_file() and method in recorded(record):
+    if weights.is_file():
         return
     name, views, options = METHODS[method]
     head = {"class_path": f"usssl.methods.{name}", "init_args": options}
     words = ["pretrain", "--config", str(config), "--model.method", json.dumps(head)]
     words += ["--data.views", f"usssl.augmentation.{views}", "--run.root", str(work)]
-    trial = [*words, "--run.name", f"trial-{method}", "--trainer.max_epochs", "2"]
-    short, long = (cpu_of([*trial, "--trainer.limit_train_batches", str(n)]) for n in TRIALS)
-    step = (long - short) / (2 * (TRIALS[1] - TRIALS[0]))
-    found = json.loads((newest(work / "usssl" / f"trial-{method}") / "results.json").read_text())
-    batches = int(found["data"]["train"]["frames"]) // int(found["data"]["batch_size"])
-    epochs = max(2, int(RESERVE * minutes * 60 / (step * batches)))
+    known = recorded(record).get(method)
+    epochs, steps = (known["epochs"], known["steps"]) if known else planned(words, work / "usssl", method, minutes)
     used = cpu_of([*words, "--run.name", method, "--trainer.max_epochs", str(epochs)])
     checkpoint = newest_whole_checkpoint(newest(work / "usssl" / method))
     usssl(["export", "--weights", str(checkpoint), "--out", str(weights)])
-    row = {"method": method, "epochs": epochs, "steps": epochs * batches, "cpu_s": round(used, 1)}
-    # Read again: another process may have finished a method in the meantime.
-    record.write_text(json.dumps(recorded(record) | {method: row}, indent=1) + "\n")
+    if not known:
+        row = {"method": method, "epochs": epochs, "steps": steps, "cpu_s": round(used, 1)}
+        # Read again: another process may have finished a method in the meantime.
+        record.write_text(json.dumps(recorded(record) | {method: row}, indent=1) + "\n")
+
+
+def planned(words: list[str], runs: Path, method: str, minutes: float) -> tuple[int, int]:
+    """Epochs and steps that fit into the minutes."""
+    trial = [*words, "--run.name", f"trial-{method}", "--trainer.max_epochs", "2"]
+    short, long = (cpu_of([*trial, "--trainer.limit_train_batches", str(n)]) for n in TRIALS)
+    step = (long - short) / (2 * (TRIALS[1] - TRIALS[0]))
+    found = json.loads((newest(runs / f"trial-{method}") / "results.json").read_text())["data"]
+    batches = int(found["train"]["frames"]) // int(found["batch_size"])
+    epochs = max(2, int(RESERVE * minutes * 60 / (step * batches)))
+    return epochs, epochs * batches
 
 
 def recorded(record: Path) -> dict[str, Any]:
