@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import StateRule, VectorAggregator
@@ -246,7 +246,8 @@ class ClientWork(EvaluatedModule):
         own = self._worker_state()
         memory = self._recall(client)
         self._load(worker, state, memory)
-        optimizer = self.client.optimizer(p for p in worker.parameters() if p.requires_grad)
+        trained: dict[str, nn.Parameter] = self._scratch["worker_trained"]
+        optimizer = self.client.optimizer(iter(trained.values()))
         loader = self._loader(round, client)
         steps = len(loader) * self.client.epochs
         steps_before, per_epoch = int(memory.get(STEPS, 0)), self.client.steps_per_epoch(len(loader))
@@ -270,7 +271,6 @@ class ClientWork(EvaluatedModule):
         memory = {PERSONAL + name: own[name] for name in self.kept()}
         if self.client.keep_optimizer:
             rebased = self.rebased()
-            trained = (name for name, parameter in worker.named_parameters() if parameter.requires_grad)
             unfit = {str(index) for index, name in enumerate(trained) if name in rebased}
             moments = optimizer_tensors(optimizer)
             memory |= {key: tensor for key, tensor in moments.items() if key.split(".")[0] not in unfit}
@@ -341,12 +341,10 @@ class ClientWork(EvaluatedModule):
             own[name].copy_(tensor)
         for name, tensor in self.kept().items():
             own[name].copy_(memory.get(PERSONAL + name, tensor))
-        global_buffers = dict(self.local.named_buffers())
-        for name, buffer in worker.named_buffers():
-            if (
-                name not in state and PERSONAL + name not in memory
-            ):  # what a forward pass changed is forgotten unless it travels or is kept
-                buffer.copy_(global_buffers[name])
+        for name, (buffer, global_buffer) in self._scratch["worker_buffers"].items():
+            # What a forward pass changed is forgotten unless it travels or is kept.
+            if name not in state and PERSONAL + name not in memory:
+                buffer.copy_(global_buffer)
 
     def _worker(self) -> Task:
         """The working copy that clients train one after the other; it shares with ``local`` what nobody changes."""
@@ -357,11 +355,15 @@ class ClientWork(EvaluatedModule):
             for name, parameter in worker.named_parameters():
                 if name in self._trained:
                     parameter.requires_grad_(True)
+            # Listed once: to walk through hundreds of modules takes milliseconds, and training changes them in place.
             self._scratch["worker"], self._scratch["worker_state"] = worker, worker.state_dict()
+            self._scratch["worker_trained"] = {n: p for n, p in worker.named_parameters() if p.requires_grad}
+            global_buffers = dict(self.local.named_buffers())
+            self._scratch["worker_buffers"] = {n: (b, global_buffers[n]) for n, b in worker.named_buffers()}
         return self._scratch["worker"]
 
     def _worker_state(self) -> dict[str, Tensor]:
-        """The working copy's tensors, listed once: training changes them in place."""
+        """The working copy's tensors."""
         self._worker()
         return self._scratch["worker_state"]
 
