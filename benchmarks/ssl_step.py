@@ -6,8 +6,8 @@ Forward, backward, optimiser, momentum copies and queue on the same random batch
 same widths and two threads: ours as :class:`usssl.pretraining.Pretraining` takes it, lightly's as its examples do
 (torchvision's ResNet, lightly's heads, losses, LARS and momentum update). Steps alternate in one process and their CPU
 time is compared. Peak memory is growth over the resident size before the model is built. lightly has no convolutional
-autoencoder, so the reconstructing methods have a peer of plain layers: the same layers, default memory format. Ours keeps
-channels side by side, which is faster from about 96 px on and slower on the tiny images of --quick.
+autoencoder, so the reconstructing methods have a peer of plain layers: the same layers, default memory format. Ours
+keeps channels side by side, which is faster from about 96 px on and slower on the tiny images of --quick.
 """
 
 import argparse
