@@ -14,12 +14,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from fedsam.cli import main
 from fedsam.export import export_stock_sam
 from fedsam.sam import Sam
 from shared.commands import config_names
+from shared.federated.client_states import read_packed
 
 PHANTOM = ["--data.source", "CtKidneyPhantom", "--data.source.scale", "0.01", "--data.source.slices", "6"]
 DATA = [*PHANTOM, "--data.source.size", "32", "--data.sites", "[site-A, site-B, site-C]"]
@@ -361,7 +361,7 @@ def test_two_processes_give_the_weights_of_one(options: list[str], empty_folder:
     assert states == sorted(path.relative_to(two) for path in (two / "clients").rglob("*.safetensors"))
     assert {path.parent.name for path in states} == {f"client={k:04d}" for k in range(3)}
     for path in states:
-        ours, theirs = load_file(one / path), load_file(two / path)
+        ours, theirs = read_packed(one / path), read_packed(two / path)
         assert ours.keys() == theirs.keys()
         assert any(name.startswith("personal/") for name in ours)
         assert ("schedule/steps" in ours) == ("--model.num_lora" in options)
