@@ -465,6 +465,28 @@ def hippocampus(results: Path) -> str:
     return "\n\n".join(["## Hippocampus", *parts]) + "\n" if parts else ""
 
 
+def starts(results: Path) -> str:
+    """What `usssl sweep` wrote into the folders of each study of pretrainings, `*/pretraining.json` and `*/*/table.md`.
+
+    Of each study: `notes.md` as it stands and what the pretrainings took; of each folder: table (with its command) and
+    plot.
+    """
+    parts = []
+    for record in sorted(results.glob("*/pretraining.json")):
+        study, taken = record.parent, json.loads(record.read_text())
+        rows = [[row["method"], str(row["epochs"]), str(row["steps"]), f"{row['cpu_s']:.0f}"] for row in taken.values()]
+        parts += [
+            f"`python tools/pretrain_alike.py --config benchmarks/results/{study.name}/pretrain.yaml`",
+            (study / "notes.md").read_text().strip(),
+            markdown(["pretraining", "epochs", "steps", "CPU s"], rows),
+        ]
+        for table in sorted(study.glob("*/table.md")):
+            place = f"results/{study.name}/{table.parent.name}"
+            parts.append(table.read_text().strip())
+            parts.append(f"![label efficiency]({place}/label_efficiency.png)\n\nRecord: `{place}/results.csv`.")
+    return "\n\n".join(["## Which pretraining helps", *parts]) + "\n" if parts else ""
+
+
 def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
@@ -477,6 +499,8 @@ def main() -> None:
             parts.append(section(json.loads(file.read_text())))
     if segmented := hippocampus(results):
         parts.append(segmented)
+    if started := starts(results):
+        parts.append(started)
     if (results / "compare" / "table.md").exists():
         parts.append(comparison(results / "compare"))
     if fought := battles(results):

@@ -1,6 +1,7 @@
 """The page of benchmarks: sweeps are found, and told with their command, notes, table and pictures."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -38,8 +39,27 @@ def test_sweeps_are_found_with_what_lies_beside_their_tables(tables: ModuleType,
     ]
 
 
+def test_studies_of_pretrainings_are_told_with_what_they_took(tables: ModuleType, tmp_path: Path) -> None:
+    study = tmp_path / "heads"
+    (study / "task").mkdir(parents=True)
+    (study / "unfinished").mkdir()
+    row = {"method": "byol", "epochs": 3, "steps": 60, "cpu_s": 12.34}
+    (study / "pretraining.json").write_text(json.dumps({"byol": row}))
+    (study / "notes.md").write_text("Heads *alone*.\n")
+    (study / "task" / "table.md").write_text("table of task\n")
+    assert tables.starts(tmp_path).split("\n\n") == [
+        "## Which pretraining helps",
+        "`python tools/pretrain_alike.py --config benchmarks/results/heads/pretrain.yaml`",
+        "Heads *alone*.",
+        "| pretraining | epochs | steps | CPU s |\n| --- | --- | --- | --- |\n| byol | 3 | 60 | 12 |",
+        "table of task",
+        "![label efficiency](results/heads/task/label_efficiency.png)",
+        "Record: `results/heads/task/results.csv`.\n",
+    ]
+
+
 def test_no_sweep_no_section(tables: ModuleType, tmp_path: Path) -> None:
-    assert tables.battles(tmp_path) == ""
+    assert tables.battles(tmp_path) == tables.starts(tmp_path) == ""
 
 
 def test_the_committed_results_make_the_committed_page(
