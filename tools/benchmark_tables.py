@@ -468,7 +468,7 @@ def hippocampus(results: Path) -> str:
 def starts(results: Path) -> str:
     """What `usssl sweep` wrote into the folders of each study of pretrainings, `*/pretraining.json` and `*/*/table.md`.
 
-    Of each study: `notes.md` as it stands and what the pretrainings took; of each folder: table (with its command) and
+    Of each study: `notes.md` as it stands and what the pretrainings took; of each folder: command, table,
     plot.
     """
     parts = []
@@ -481,9 +481,11 @@ def starts(results: Path) -> str:
             markdown(["pretraining", "epochs", "steps", "CPU s"], rows),
         ]
         for table in sorted(study.glob("*/table.md")):
-            place = f"results/{study.name}/{table.parent.name}"
-            parts.append(table.read_text().strip())
-            parts.append(f"![label efficiency]({place}/label_efficiency.png)\n\nRecord: `{place}/results.csv`.")
+            place, text = f"results/{study.name}/{table.parent.name}", table.read_text().strip()
+            command = table.with_name("command.txt").read_text().strip()
+            parts += [text] if command in text else [f"`{command}`", text]
+            parts += [f"![{path.stem}]({place}/{path.name})" for path in sorted(table.parent.glob("*.png"))]
+            parts += [f"Record: `{place}/{path.name}`." for path in sorted(table.parent.glob("*.csv"))]
     return "\n\n".join(["## Which pretraining helps", *parts]) + "\n" if parts else ""
 
 

@@ -47,13 +47,17 @@ def test_studies_of_pretrainings_are_told_with_what_they_took(tables: ModuleType
     (study / "pretraining.json").write_text(json.dumps({"byol": row}))
     (study / "notes.md").write_text("Heads *alone*.\n")
     (study / "task" / "table.md").write_text("table of task\n")
+    (study / "task" / "command.txt").write_text("usssl sweep\n")
+    for name in ("results.csv", "label_efficiency.png"):
+        (study / "task" / name).touch()
     assert tables.starts(tmp_path).split("\n\n") == [
         "## Which pretraining helps",
         "`python tools/pretrain_alike.py --config benchmarks/results/heads/pretrain.yaml`",
         "Heads *alone*.",
         "| pretraining | epochs | steps | CPU s |\n| --- | --- | --- | --- |\n| byol | 3 | 60 | 12 |",
+        "`usssl sweep`",
         "table of task",
-        "![label efficiency](results/heads/task/label_efficiency.png)",
+        "![label_efficiency](results/heads/task/label_efficiency.png)",
         "Record: `results/heads/task/results.csv`.\n",
     ]
 
