@@ -17,8 +17,8 @@ EPS = 1e-5
 MOMENTUM = 0.1
 GRAM_BELOW = 0.75
 """Share of the width below which a batch is so small that its Gram matrices are cheaper; measured on a CPU."""
-CHUNK = 2**18
-"""Elements of the columns that are worked on at a time where Gram matrices are taken."""
+CHUNK, FEWEST = 2**18, 512
+"""Elements of the columns that are worked on at a time where Gram matrices are taken, and the fewest columns."""
 
 
 class _CrossCorrelationPenalty(torch.autograd.Function):
@@ -96,8 +96,8 @@ class _GramPenalty(torch.autograd.Function):
 
 
 def chunks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of columns, as many of so many rows as make :data:`CHUNK`."""
-    size = max(1, CHUNK // rows)
+    """Slices of columns, as many of so many rows as make :data:`CHUNK`, for products of narrow ones are slow."""
+    size = max(FEWEST, CHUNK // rows)
     return (slice(first, first + size) for first in range(0, width, size))
 
 
