@@ -95,7 +95,7 @@ def test_lines(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UsageError, match=rf"data.source.root: every line {what} of {path}"):
             list(json_lines(path))
-    with pytest.raises(UsageError, match="data.source.root must be an existing file"):
+    with pytest.raises(UsageError, match=r"data.source.root must be an existing file"):
         list(json_lines(tmp_path / "none"))
 
 
@@ -104,7 +104,7 @@ def test_one_value(tmp_path: Path) -> None:
     path.write_text("[1, 2]")
     assert json_file(path) == [1, 2]
     path.write_text("[1, 2")
-    with pytest.raises(UsageError, match="data.source.root: a.json must be JSON in UTF-8"):
+    with pytest.raises(UsageError, match=r"data.source.root: a.json must be JSON in UTF-8"):
         json_file(path)
 
 

@@ -58,7 +58,7 @@ def test_all_for_validation_or_none(root: Path) -> None:
     assert [len(ShareGPT4V(root).pairs(split)) for split in ("train", "validation")] == [0, 7]
     source = ShareGPT4V(root, validation_records=0)
     assert [len(source.pairs(split)) for split in ("train", "validation")] == [7, 0]
-    with pytest.raises(UsageError, match="data.source.validation_records must be at least 0, got -1"):
+    with pytest.raises(UsageError, match=r"data.source.validation_records must be at least 0, got -1"):
         ShareGPT4V(root, validation_records=-1)
 
 
