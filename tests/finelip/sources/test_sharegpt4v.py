@@ -49,7 +49,8 @@ def test_the_first_records_are_for_validation(root: Path, shades: Shades) -> Non
     assert shades(source, "train") == [80, 120, 120, 160, 200]
     assert shades(source, "validation") == [0, 40]
     assert train[-1] == train[4]
-    assert train[1:3] == [train[1], train[2]]
+    assert list(train[1:3]) == [train[1], train[2]]
+    assert list(train[::-2][1:]) == [train[2], train[0]]
     with pytest.raises(IndexError):
         train[5]
 

@@ -95,7 +95,8 @@ def test_samples_are_pictures_with_captions(shards: Path, shades: Shades) -> Non
     assert shades(source, "train") == [10, 20, 30, 40]
     assert source.left_out == {"train": 4}
     assert pairs[-1] == pairs[3]
-    assert pairs[1:3] == [pairs[1], pairs[2]]
+    assert list(pairs[1:3]) == [pairs[1], pairs[2]]
+    assert list(pairs[::-2][:1]) == [pairs[3]]
     with pytest.raises(IndexError):
         pairs[4]
     assert [len(source.pairs(split)) for split in ("validation", "test")] == [0, 0]

@@ -120,6 +120,10 @@ class _Index:
     def __init__(self, starts: np.ndarray, stops: np.ndarray, image_ids: np.ndarray) -> None:
         self.starts, self.stops, self.image_ids = starts, stops, image_ids
 
+    def rows(self, rows: slice) -> "_Index":
+        """Some of them."""
+        return _Index(self.starts[rows], self.stops[rows], self.image_ids[rows])
+
     def part(self, rows: slice) -> "_Index":
         """Some of them, whose pictures are counted from 0 again."""
         _, first, inverse = np.unique(self.image_ids[rows], return_index=True, return_inverse=True)
@@ -143,10 +147,10 @@ class _Records(Sequence[Pair]):
     @overload
     def __getitem__(self, index: int) -> Pair: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+    def __getitem__(self, index: slice) -> "_Records": ...
+    def __getitem__(self, index: int | slice) -> "Pair | _Records":
         if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
+            return _Records(self._path, self._index.rows(index))
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         if self._content is None:

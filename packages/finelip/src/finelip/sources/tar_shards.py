@@ -131,6 +131,7 @@ class _Samples(Sequence[Pair]):
         self._paths, self._json_key = paths, json_key
         self._places: Any = array("q")  # shard, picture's start and size, caption's start and size, whether it is JSON
         self._keys: Any = []
+        self._rows = np.arange(0)
         self._open: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,6 +141,7 @@ class _Samples(Sequence[Pair]):
         """The same, in arrays that worker processes share."""
         self._places = np.array(self._places).reshape(-1, 6)
         self._keys = np.array([key.encode() for key in self._keys], dtype=np.bytes_)
+        self._rows = np.arange(len(self._keys))
         return self
 
     def __len__(self) -> int:
@@ -148,14 +150,15 @@ class _Samples(Sequence[Pair]):
     @overload
     def __getitem__(self, index: int) -> Pair: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+    def __getitem__(self, index: slice) -> "_Samples": ...
+    def __getitem__(self, index: int | slice) -> "Pair | _Samples":
         if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
+            some = _Samples(self._paths, self._json_key)
+            some._places, some._keys, some._rows = self._places[index], self._keys[index], self._rows[index]
+            return some
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
-        index %= len(self)
-        return Pair(self.name(index), self._caption(index), None, index)
+        return Pair(self.name(index), self._caption(index), None, int(self._rows[index]))
 
     def name(self, index: int) -> str:
         """The shard's name and the key."""
