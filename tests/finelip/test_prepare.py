@@ -55,7 +55,7 @@ def test_photographs_are_read_back_as_they_were(
         run(["prepare", "--preset", "captioned-photos", "--out", str(out), "--layout", layout])
     source = CaptionedPhotos()
     read = read_back(out, layout, source)
-    assert read.provenance == "real"
+    assert (read.name, read.provenance) == ("captioned-photos", "real")
     for split in SPLITS:
         ours, theirs = source.pairs(split), read.pairs(split)
         assert [pair.caption for pair in theirs] == [pair.caption for pair in ours]

@@ -138,7 +138,8 @@ def test_bad_input_is_told_in_one_sentence(tmp_path: Path, put_picture: PutPictu
 
 def test_what_was_prepared_says_what_it_is(root: Path) -> None:
     (root / "prepared.json").write_text(json.dumps({"preset": "x", "options": {"provenance": "synthetic"}}))
-    assert ShareGPT4V(root).provenance == "synthetic"
+    assert (ShareGPT4V(root).name, ShareGPT4V(root).provenance) == ("x", "synthetic")
+    assert ShareGPT4V(root, name="y").name == "y"
     assert ShareGPT4V(root, provenance="derived").provenance == "derived"
     (root / "prepared.json").write_text(json.dumps({"preset": "x", "options": {"provenance": "fake"}}))
     with pytest.raises(UsageError, match="must name real, derived or synthetic, got 'fake'"):

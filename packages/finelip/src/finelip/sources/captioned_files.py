@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -109,15 +109,28 @@ def check_first_pictures(paths: Iterable[Path]) -> None:
 
 
 def recorded_provenance(root: Path) -> Provenance:
-    """What ``finelip prepare`` wrote of the pictures of a folder; ``real`` where it wrote nothing."""
-    try:
-        options = json.loads((root / RECORD).read_text(encoding="utf-8"))["options"]
-        value = options.get("provenance", "real")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "real"
+    """What ``finelip prepare`` wrote of the pictures of a folder; ``real`` where it wrote nothing.
+
+    Raises:
+        UsageError: What it wrote was changed into something unknown.
+    """
+    value = _prepared(root).get("options", {}).get("provenance", "real")
     if value not in ("real", "derived", "synthetic"):
         raise UsageError(f"data.source.root: {root / RECORD} must name real, derived or synthetic, got {value!r}")
     return value
+
+
+def recorded_name(root: Path, otherwise: str) -> str:
+    """Which preset of ``finelip prepare`` wrote a folder; the layout's own name where none did."""
+    return str(_prepared(root).get("preset", otherwise))
+
+
+def _prepared(root: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((root / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) and isinstance(value.get("options"), dict) else {}
 
 
 def unique(records: Sequence[Record], where: Path) -> Sequence[Record]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from finelip.sources.captioned_files import CaptionedFiles, Record
+from finelip.sources.captioned_files import CaptionedFiles, Record, recorded_name
 from finelip.sources.json_files import json_lines, text_at
 from shared.data.labelled_images import Provenance
 from shared.errors import UsageError
@@ -21,12 +21,12 @@ class Docci(CaptionedFiles):
 
     Args:
         root: The folder.
-        name: What the set is called.
+        name: What the set is called; without it ``docci``, or the preset that wrote the folder.
         provenance: As in :class:`~finelip.sources.captioned_files.CaptionedFiles`.
     """
 
-    def __init__(self, root: str | Path, name: str = "docci", provenance: Provenance | None = None) -> None:
-        super().__init__(root, name, provenance)
+    def __init__(self, root: str | Path, name: str | None = None, provenance: Provenance | None = None) -> None:
+        super().__init__(root, name or recorded_name(Path(root).expanduser(), "docci"), provenance)
         self._all: dict[str, list[Record]] | None = None
 
     def records(self, split: str) -> Sequence[Record]:

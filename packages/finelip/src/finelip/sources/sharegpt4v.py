@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from finelip.sources.captioned_files import check_first_pictures, recorded_provenance
+from finelip.sources.captioned_files import check_first_pictures, recorded_name, recorded_provenance
 from finelip.sources.json_files import json_list, text_at
 from finelip.sources.pairs import Pair, checked_split
 from finelip.sources.pictures import opened
@@ -41,7 +41,7 @@ class ShareGPT4V:
         file: The list, below the root or an absolute path.
         validation_records: So many from the front are for validation.
         test: Another list of the same form, all of which is for testing.
-        name: What the set is called.
+        name: What the set is called; without it ``sharegpt4v``, or the preset that wrote the folder.
         provenance: As in :class:`~finelip.sources.captioned_files.CaptionedFiles`.
     """
 
@@ -51,7 +51,7 @@ class ShareGPT4V:
         file: str = FILE,
         validation_records: int = 1000,
         test: str | None = None,
-        name: str = "sharegpt4v",
+        name: str | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         if validation_records < 0:
@@ -59,7 +59,7 @@ class ShareGPT4V:
         self.root = Path(root).expanduser()
         self.list, self.test_list = self.root / file, None if test is None else self.root / test
         self.validation_records = validation_records
-        self.name = name
+        self.name = name or recorded_name(self.root, "sharegpt4v")
         self.provenance: Provenance = provenance or recorded_provenance(self.root)
         self._known: dict[str, Sequence[Pair]] = {}
         self._whole: _Index | None = None
