@@ -5,6 +5,21 @@ from typing import Literal, NamedTuple, Protocol
 
 from PIL import Image
 
+from shared.errors import UsageError
+
+SPLITS = ("train", "validation", "test")
+
+
+def checked_split(split: str) -> str:
+    """The name, once it is known to be one of :data:`SPLITS`.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return split
+
 
 class Pair(NamedTuple):
     """A caption and its picture.
@@ -23,15 +38,17 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """A set of captioned pictures, read on demand; safe to send to a worker process.
+    """A set of captioned pictures, read on demand; safe to send to a worker process."""
 
-    Attributes:
-        name: Of the set, in one word.
-        provenance: ``real``, ``derived`` or ``synthetic``.
-    """
+    @property
+    def name(self) -> str:
+        """Of the set, in one word."""
+        ...
 
-    name: str
-    provenance: Literal["real", "derived", "synthetic"]
+    @property
+    def provenance(self) -> Literal["real", "derived", "synthetic"]:
+        """What the pictures are."""
+        ...
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """The pairs of ``train``, ``validation`` or ``test``, in a fixed order; empty where the set has no such split.
@@ -42,7 +59,7 @@ class PairSource(Protocol):
         ...
 
     def picture(self, split: str, index: int) -> Image.Image:
-        """The picture of a pair, in the mode of its file.
+        """The picture of a pair, upright and in RGB; what a file holds besides is settled by ``sources.pictures``.
 
         Raises:
             OSError: It cannot be read.
