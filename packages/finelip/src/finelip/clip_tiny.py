@@ -33,7 +33,7 @@ def untrained_rows(seed: int = ROWS_SEED) -> Tensor:
     """
     text = CLIP_TINY["text_cfg"]
     # The stream of RandomState is frozen for good, unlike that of numpy's newer generators and of torch's.
-    drawn = np.random.RandomState(seed).standard_normal((text["vocab_size"], text["width"]))  # noqa: NPY002
+    drawn = np.random.RandomState(seed).standard_normal((text["vocab_size"], text["width"]))
     return torch.from_numpy((ROW_STD * drawn).astype(np.float32))
 
 

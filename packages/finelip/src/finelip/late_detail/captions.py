@@ -1,6 +1,7 @@
 """Words for scenes: long captions that tell scenes apart only late, and short ones that fit into 77 tokens."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -138,20 +139,18 @@ def second_half(rng: np.random.Generator, scene: Scene) -> str:
     return " ".join(OBJECT[rng.integers(len(OBJECT))].format(**_object_words(thing)) for thing in scene.objects[3:])
 
 
-def short_caption(rng: np.random.Generator, scene: Scene, mentioned: int) -> str:
-    """A caption of at most :data:`SHORT` tokens that names so many of the objects, in scan order.
+def short_caption(rng: np.random.Generator, scene: Scene, mentioned: Sequence[int]) -> str:
+    """A caption of at most :data:`SHORT` tokens that names some of the objects, six at most, in the order given.
 
     Half of the captions speak in the sentences of the long ones, the others in phrases; some tell of the background
-    or of the light. What would be too long is told in the first form of the phrases alone, and of as many objects as
-    fit: six at least.
+    or of the light. What would be too long is told in the first form of the phrases alone.
 
     Example:
         >>> scene = Scene(5, 0, 0, (SceneObject(0, 0, 2, 1, 0), SceneObject(4, 5, 0, 0, 4)))
-        >>> short_caption(np.random.default_rng(0), scene, 2)
+        >>> short_caption(np.random.default_rng(0), scene, [0, 1])
         'a large striped red disc at the top left, a small plain blue star at the centre'
     """
-    chosen = sorted(rng.permutation(len(scene.objects))[:mentioned].tolist())
-    told = [_object_words(scene.objects[i]) for i in chosen]
+    told = [_object_words(scene.objects[i]) for i in mentioned]
     words = _scene_words(scene, len(scene.objects))
     sentences, general = rng.random(2)
     if sentences < 0.5:
@@ -166,10 +165,7 @@ def short_caption(rng: np.random.Generator, scene: Scene, mentioned: int) -> str
             text += f", on {words['ground']}"
         elif general < 0.3:
             text += f"; the light {words['light']}"
-    while count_tokens(text) > SHORT:
-        text = ", ".join(PHRASE[0].format(**each) for each in told)
-        told = told[:-1]
-    return text
+    return ", ".join(PHRASE[0].format(**each) for each in told) if count_tokens(text) > SHORT else text
 
 
 def generator_vocabulary() -> list[int]:

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from finelip.late_detail.scenes import BACKGROUNDS, COLOURS, FILLS, LIGHTS, SHAPES, SIZES, VARIANTS, Scene
+from finelip.late_detail.scenes import BACKGROUNDS, COLOURS, FILLS, LIGHTS, SHAPES, Scene
 
 RGB = {
     "red": (205, 25, 30),
@@ -66,10 +66,10 @@ def _heart(x: Mask, y: Mask) -> Mask:
 
 
 def _spiral(x: Mask, y: Mask) -> Mask:
-    """Nearly two turns of an arm that is a little wider than the gap beside it."""
+    """One turn and a third of an arm that is a little wider than the gap beside it."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    arm = (radius - angle * 0.56 / (2 * math.pi) + 0.1) % 0.56
-    return (radius < 1) & (arm < 0.3)
+    arm = (radius - angle * 0.76 / (2 * math.pi) + 0.1) % 0.76
+    return (radius < 1) & (arm < 0.44)
 
 
 DRAWN: dict[str, Callable[[Mask, Mask], Mask]] = {
@@ -203,7 +203,3 @@ def render(scene: Scene, size: int = 96) -> np.ndarray:
         part += object_mask(thing.shape, thing.size, thing.fill, cell) * (_PAINT[thing.colour] - part)
     picture *= shade
     return np.clip(picture, 0, 255, out=picture).round().astype(np.uint8)
-
-
-assert set(DRAWN) == set(SHAPES) and set(RGB) == set(COLOURS) and set(GROUNDS) == set(BACKGROUNDS)
-assert len(RADII) == len(SIZES) and VARIANTS > 0
