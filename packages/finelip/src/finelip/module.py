@@ -13,12 +13,14 @@ from torch.optim import AdamW, Optimizer
 
 from finelip.checkpoints.read import load_clip, read_clip
 from finelip.clim import LEAKY_SLOPE, Direction, GlobalTokens, Reduction
+from finelip.clip_tiny import read_tiny
 from finelip.finelip import FineLIP, Refinement
 from finelip.learning_rates import reference_factor, update_factor, updates_of
 from finelip.losses import EncodedBatch, GlobalInfoNCE, Loss, TripletHinge
 from finelip.positions import Strategy
 from finelip.scores import ALPHA, fuse_scores, global_scores
 from finelip.tokenizer import cut_to_longest, true_lengths
+from finelip.towers import CLIP_TINY
 from shared.checkpoints import FORMAT
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
@@ -42,7 +44,8 @@ class FineLIPModule(LightningModule):
 
     Args:
         backbone: See :class:`~finelip.finelip.FineLIP`, also for ``stretch_by`` to ``tile_bytes``.
-        init: ``random``, or a file of weights, see :func:`~finelip.checkpoints.read.read_clip`.
+        init: ``random``; ``tiny``, the shipped weights of the backbone ``clip_tiny``; or a file of weights, see
+            :func:`~finelip.checkpoints.read.read_clip`.
         loss: What is trained; ``None``: the paper's triplet loss.
         global_loss_weight: Weight of a contrastive loss of the global vectors beside it; the authors train without.
         lr: Rate of the backbone.
@@ -112,9 +115,11 @@ class FineLIPModule(LightningModule):
             )
         self.pretrained, self.weights_sha256 = "none", None
         if init != "random":
-            weights = read_clip(Path(init).expanduser())
+            if init == "tiny" and self.model.config != CLIP_TINY:
+                raise UsageError(f"model.init tiny goes with model.backbone clip_tiny only, got {backbone}")
+            weights = read_tiny() if init == "tiny" else read_clip(Path(init).expanduser())
             print(f"initial weights: {init} ({load_clip(self.model, weights)})")
-            self.pretrained, self.weights_sha256 = "file", weights.sha256
+            self.pretrained, self.weights_sha256 = "self" if init == "tiny" else "file", weights.sha256
         self.loss = TripletHinge() if loss is None else loss
         self.global_loss = GlobalInfoNCE(smoothing=0.0)
         self.global_loss_weight = global_loss_weight
