@@ -1,6 +1,6 @@
 """The page of benchmarks: sweeps are found, and told with their command, notes, table and pictures."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,14 +10,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_tables", REPOSITORY / "tools" / "benchmark_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
+    return importlib.import_module("benchmark_tables")
 
 
 def test_sweeps_are_found_with_what_lies_beside_their_tables(tables: ModuleType, tmp_path: Path) -> None:
@@ -29,7 +25,7 @@ def test_sweeps_are_found_with_what_lies_beside_their_tables(tables: ModuleType,
     (tmp_path / "sweep" / "notes.md").write_text("Three *hospitals*.\n\nAnd more.\n")
     for partition in ("b", "a"):
         (tmp_path / "sweep" / f"heatmap_{partition}.png").touch()
-    assert tables.battles(tmp_path).split("\n\n") == [
+    assert tables.federated.battles(tmp_path).split("\n\n") == [
         *("## Every rule against every attack", "`fedseca sweep --seeds '[73]'`"),
         *("Three *hospitals*.", "And more.", "table of sweep"),
         "![heat map](results/sweep/heatmap_a.png)\n![heat map](results/sweep/heatmap_b.png)",
@@ -50,7 +46,7 @@ def test_studies_of_pretrainings_are_told_with_what_they_took(tables: ModuleType
     (study / "task" / "command.txt").write_text("usssl sweep\n")
     for name in ("results.csv", "label_efficiency.png"):
         (study / "task" / name).touch()
-    assert tables.starts(tmp_path).split("\n\n") == [
+    assert tables.self_supervised.starts(tmp_path).split("\n\n") == [
         "## Which pretraining helps",
         "`python tools/pretrain_alike.py --config benchmarks/results/heads/pretrain.yaml`",
         "Heads *alone*.",
@@ -63,7 +59,7 @@ def test_studies_of_pretrainings_are_told_with_what_they_took(tables: ModuleType
 
 
 def test_no_sweep_no_section(tables: ModuleType, tmp_path: Path) -> None:
-    assert tables.battles(tmp_path) == tables.starts(tmp_path) == ""
+    assert not any(study(tmp_path) for study in tables.STUDIES)
 
 
 def test_the_committed_results_make_the_committed_page(
@@ -120,7 +116,7 @@ TIMED = {"pairs": 21, "ours_cpu_s": 0.01, "peer_cpu_s": 0.5, "speedup": 50.0, "l
 def test_sections_of_pretraining(
     tables: ModuleType, section: str, rows: list[dict[str, object]], told: list[str]
 ) -> None:
-    page = getattr(tables, section)({"machine": MACHINE, "results": rows})
+    page = getattr(tables.self_supervised, section)({"machine": MACHINE, "results": rows})
     assert page.startswith("## ")
     assert f"`benchmarks/{section}.py`" in page
     for line in told:

@@ -1,0 +1,1 @@
+"""Sections of the page of benchmarks, a file for each field."""
