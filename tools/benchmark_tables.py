@@ -18,7 +18,7 @@ RECORDS = (
     *(federated.aggregators, federated.rounds, segmentation.sam_round, federated.clients),
     *(segmentation.lora_aggregation, segmentation.augmentation, segmentation.volume_inference, segmentation.sam_step),
     *(self_supervised.ssl_losses, self_supervised.ssl_step, self_supervised.two_views, self_supervised.frame_reading),
-    *(long_captions.clim, long_captions.text_lengths, long_captions.clip_step, long_captions.fused_evaluation),
+    *(long_captions.clim, long_captions.text_lengths, long_captions.clip_step, long_captions.retrieval),
 )
 """Sections of one recorded benchmark each, named after its script."""
 

@@ -121,3 +121,56 @@ def test_sections_of_pretraining(
     assert f"`benchmarks/{section}.py`" in page
     for line in told:
         assert line in page
+
+
+@pytest.mark.parametrize(
+    ("section", "rows", "told"),
+    [
+        (
+            "clim",
+            [
+                TIMED
+                | {"images": 128, "texts": 128, "ours_wall_s": 0.2, "peer_wall_s": 0.6, "limit": 8.0, "holds": False},
+                {"pairs": 21, "share": 0.9, "share_low": 0.88, "share_high": 0.91, "limit": 0.85, "holds": True}
+                | {"gflops": 80.0, "matmul_gflops": 90.0},
+                TIMED | {"peak_mb": 30.0, "stored_mb": 24.0, "memory_ratio": 1.25, "limit": 1.5, "holds": True},
+            ],
+            ["| 50.00 | 40.00 to 60.00 | 8, missed |", "| 0.90 | 0.88 to 0.91 | 0.85 |", "| 1.25 |  | at most 1.5 |"],
+        ),
+        (
+            "text_lengths",
+            [
+                TIMED
+                | {"backbone": "B/16", "mean_tokens": 130.4, "floor": 0.5, "limit": 1.3, "holds": True, "gap": 1e-7}
+            ],
+            ["| B/16 | 130.4 | 0.01 s | 0.50 s | 50.00 | 40.00 to 60.00 | 21 | 1.3 | 2.00 | 1e-07 |"],
+        ),
+        (
+            "clip_step",
+            [
+                TIMED
+                | {"texts": "all", "backbone": "B/16", "batch": 8, "time_ratio": 0.02, "limit": 1.0, "holds": True}
+                | {"ours_peak_mb": 7, "peer_peak_mb": 9}
+            ],
+            ["| all | 0.01 s | 0.50 s | 0.020 | 0.017 to 0.025 | 21 | 1 | 7 MB | 9 MB |"],
+        ),
+        (
+            "retrieval",
+            [
+                TIMED
+                | {"items": 100_000, "milliseconds": 80.0, "milliseconds_low": 79.0, "milliseconds_high": 101.0}
+                | {"limit": 100.0, "holds": False, "equal": True},
+                {"images": 1000, "texts": 1000, "seconds": 9.0, "peak_gb": 1.2, "limit": 2.0, "holds": True},
+            ],
+            ["| 80 ms | 79 to 101 ms | below 100 ms, missed |", "| 1.2 GB |  | below 2 GB |", "100,000 items"],
+        ),
+    ],
+)
+def test_sections_of_long_captions(
+    tables: ModuleType, section: str, rows: list[dict[str, object]], told: list[str]
+) -> None:
+    page = getattr(tables.long_captions, section)({"machine": MACHINE, "results": rows})
+    assert page.startswith("## ")
+    assert f"`benchmarks/{section}.py`" in page
+    for line in told:
+        assert line in page
