@@ -122,9 +122,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three pairs at a width of 1024")
     parser.add_argument("--pairs", type=int, default=21, help="pairs; fewer where a pair takes long")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch; one on a busy machine")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     # Warm up the threads, so that the first row does not pay for them.
     F.mse_loss(torch.rand(512, 512) @ torch.rand(512, 512), torch.rand(512, 512))
     if options.quick:

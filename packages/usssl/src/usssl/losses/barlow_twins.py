@@ -15,7 +15,7 @@ from shared.precision import at_least_float32, full_precision
 LAMBDA = 0.0051
 EPS = 1e-5
 MOMENTUM = 0.1
-GRAM_BELOW = 0.75
+GRAM_BELOW = 0.7
 """Share of the width below which a batch is so small that its Gram matrices are cheaper; measured on a CPU."""
 CHUNK, FEWEST = 2**18, 512
 """Elements of the columns that are worked on at a time where Gram matrices are taken, and the fewest columns."""
