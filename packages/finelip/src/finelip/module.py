@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW, Optimizer
 
-from finelip.checkpoints.read import load_clip, read_clip
+from finelip.checkpoints.read import RECORD, load_clip, read_clip
 from finelip.clim import LEAKY_SLOPE, Direction, GlobalTokens, Reduction
 from finelip.finelip import FineLIP, Refinement
 from finelip.learning_rates import reference_factor, update_factor, updates_of
@@ -24,9 +24,6 @@ from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
 from shared.metrics.retrieval import retrieval_scores, streamed_positions
 from shared.non_finite import NonFiniteGuard, all_finite
-
-RECORD = "finelip"
-"""Where a checkpoint of this package says what it holds."""
 
 TILE = (256, 256)
 """Images and texts that are scored at once in validation."""
@@ -126,6 +123,16 @@ class FineLIPModule(LightningModule):
         self.batches = 0
         self.whole = 0  # epochs of the schedule
         self.collected: list[dict[str, Tensor]] = []
+
+    @property
+    def context_length(self) -> int:
+        """Slots of a text, which the data are cut to."""
+        return self.model.context_length
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels, which the data are brought to."""
+        return self.model.image_size
 
     # ------------------------------------------------------------------ before training
 
@@ -297,7 +304,12 @@ class FineLIPModule(LightningModule):
     # ------------------------------------------------------------------ checkpoints and reports
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"format": FORMAT, "backbone": self.model.config, "guard": self.guard.state()}
+        checkpoint[RECORD] = {
+            "format": FORMAT,
+            "backbone": self.model.config,
+            "options": self.model.options,
+            "guard": self.guard.state(),
+        }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another training.
