@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW, Optimizer
 
 from finelip.checkpoints.read import RECORD, load_clip, read_clip
@@ -17,6 +16,7 @@ from finelip.finelip import FineLIP, Refinement
 from finelip.learning_rates import reference_factor, update_factor, updates_of
 from finelip.losses import EncodedBatch, GlobalInfoNCE, Loss, TripletHinge
 from finelip.positions import Strategy
+from finelip.ragged import joined
 from finelip.scores import ALPHA, fuse_scores, global_scores
 from finelip.tokenizer import cut_to_longest, true_lengths
 from shared.checkpoints import FORMAT
@@ -336,21 +336,3 @@ class FineLIPModule(LightningModule):
             "skipped_batches": self.guard.skipped,
         }
         return told if self.weights_sha256 is None else told | {"weights_sha256": self.weights_sha256}
-
-
-def joined(sets: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sets of several batches in one tensor, and their masks; padding goes before, for the global token stays last.
-
-    Example:
-        >>> sets, masks = joined(
-        ...     [torch.ones(1, 2, 1), torch.ones(1, 3, 1)], [torch.ones(1, n, dtype=torch.bool) for n in (2, 3)]
-        ... )
-        >>> masks.tolist()
-        [[False, True, True], [True, True, True]]
-    """
-    rows = [row.flip(0) for group in sets for row in group]
-    marks = [row.flip(0) for group in masks for row in group]
-    return (
-        pad_sequence(rows, batch_first=True).flip(1),
-        pad_sequence(marks, batch_first=True).flip(1),
-    )
