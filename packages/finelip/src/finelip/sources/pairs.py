@@ -5,6 +5,21 @@ from typing import Literal, NamedTuple, Protocol
 
 from PIL import Image
 
+from shared.errors import UsageError
+
+SPLITS = ("train", "validation", "test")
+
+
+def checked_split(split: str) -> str:
+    """The name, once it is known to be one of :data:`SPLITS`.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return split
+
 
 class Pair(NamedTuple):
     """A caption and its picture.
@@ -42,7 +57,7 @@ class PairSource(Protocol):
         ...
 
     def picture(self, split: str, index: int) -> Image.Image:
-        """The picture of a pair, in the mode of its file.
+        """The picture of a pair, upright and in RGB; what a file holds besides is settled by ``sources.pictures``.
 
         Raises:
             OSError: It cannot be read.
