@@ -47,7 +47,8 @@ def run(words: list[str]) -> None:
         from pathlib import Path
 
         from finelip.encoding import Encoder, ShardOptions, encode_collection, from_pictures, from_source, from_texts
-        from finelip.trained import device_named, trained_model
+        from finelip.trained import trained_model
+        from shared.device import device_named
         from shared.errors import UsageError
 
         if sum((pictures is not None, texts is not None, bool(extra))) > 1:

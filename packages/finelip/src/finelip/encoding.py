@@ -164,7 +164,7 @@ class Encoder:
         truncated: Texts so far that were longer than the model's slots.
     """
 
-    def __init__(self, model: FineLIP, batch_size: int = 64, device: str = "cpu") -> None:
+    def __init__(self, model: FineLIP, batch_size: int = 64, device: torch.device | str = "cpu") -> None:
         if batch_size < 1:
             raise UsageError(f"--batch_size must be at least 1, got {batch_size}")
         self.model = model.to(device)

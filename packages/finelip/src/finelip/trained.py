@@ -129,18 +129,3 @@ def scores_of_run(checkpoint: Path) -> list[str]:
             lines += ["", f"Scores on {told}, `{record['command']}`:", "", "| score | value |", "| --- | --- |"]
             lines += [f"| {name} | {value:.4g} |" for name, value in scores.items()]
     return lines
-
-
-def device_named(device: str) -> str:
-    """The device that ``--device`` names; ``auto`` is the GPU where there is one.
-
-    Raises:
-        UsageError: There is no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"--device must be one that is here, got {device}") from error
-    return device
