@@ -8,6 +8,7 @@ def joined(sets: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Sets of several batches in one tensor, and their masks; padding goes before, for the global token stays last.
 
     Example:
+        >>> import torch
         >>> sets, masks = joined(
         ...     [torch.ones(1, 2, 1), torch.ones(1, 3, 1)], [torch.ones(1, n, dtype=torch.bool) for n in (2, 3)]
         ... )
