@@ -1,0 +1,1 @@
+"""Generated scenes whose captions tell them apart only after token 77."""
