@@ -116,6 +116,7 @@ class FineLIPModule(LightningModule):
             weights = read_clip(Path(init).expanduser())
             print(f"initial weights: {init} ({load_clip(self.model, weights)})")
             self.pretrained, self.weights_sha256 = "file", weights.sha256
+        self.backbone = backbone if isinstance(backbone, str) else "own config"
         self.loss = TripletHinge() if loss is None else loss
         self.global_loss = GlobalInfoNCE(smoothing=0.0)
         self.global_loss_weight = global_loss_weight
@@ -304,6 +305,7 @@ class FineLIPModule(LightningModule):
     def describe(self) -> dict[str, Any]:
         """What ``results.json`` says about the model."""
         told: dict[str, Any] = {
+            "backbone": self.backbone,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "context_length": self.model.context_length,
