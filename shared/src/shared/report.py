@@ -180,6 +180,23 @@ class Report:
         self._parts.append(f'<ul class="thumbnails">{"".join(cells)}</ul>')
         return self
 
+    def shaded(self, words: Sequence[tuple[str, float]]) -> Report:
+        """A text whose words are the darker the larger their numbers; negative ones are not shaded.
+
+        Args:
+            words: Each word with its number, which shows under the pointer.
+        """
+        largest = max((value for _, value in words), default=0.0)
+        spans = [
+            f'<span title="{value:.4f}" style="background:rgba(0,114,178,{max(0.0, value) / largest * 0.55:.2f})">'
+            f"{_text(word)}</span>"
+            if largest > 0
+            else _text(word)
+            for word, value in words
+        ]
+        self._parts.append(f'<p class="shaded">{" ".join(spans)}</p>')
+        return self
+
     def code(self, text: str) -> Report:
         """A verbatim block."""
         self._parts.append(f"<pre><code>{_text(text)}</code></pre>")
@@ -324,6 +341,7 @@ figure { margin: 1.5rem 0; }
 figure div { overflow-x: auto; border-radius: 6px; }
 figure img { display: block; max-width: max(100%, 30rem); height: auto; background: #ffffff; }
 figcaption { margin-top: .5rem; font-size: .92rem; color: var(--quiet); }
+.shaded span { padding: .1rem .15rem; border-radius: 3px; }
 .thumbnails {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .75rem; margin: 1rem 0; padding: 0;
   list-style: none; font-size: .8rem; line-height: 1.35;

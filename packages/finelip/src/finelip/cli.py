@@ -14,6 +14,7 @@ PROGRAM = Program(
         Verb("encode", "Pictures and texts once and for all: vectors and sets in shard files.", "finelip.encode:run"),
         Verb("index", "Encodings as one searchable index.", "finelip.index_verb:run"),
         Verb("retrieve", "Pictures for texts, texts for pictures; a gallery as report.html.", "finelip.retrieve:run"),
+        Verb("explain", "Which words of a text met which parts of a picture.", "finelip.explain:run"),
         Verb("stretch", "Any CLIP to 248 text positions and more, in any layout, and back.", "finelip.stretch:run"),
         Verb("export", "A trained model for other programs: ONNX, Hugging Face, SDXL ...", "finelip.export:run"),
     ),

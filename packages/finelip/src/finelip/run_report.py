@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from finelip.examples import add_examples
 from shared.plots import Curve, curves, save
 from shared.report import Report
 from shared.runs import RunLogger, folder_of_checkpoint, read_metrics, run_folder_of
@@ -193,6 +194,7 @@ def write_page(folder: Path, module: Any, data: Any) -> Path:
         drawn = {label: curve(series, name) for name, label in names.items() if name in series}
         if drawn:
             report.figure(save(curves(drawn, x_label="epoch"), folder / file), caption)
+    add_examples(report, folder, module.model, data, "test" if tested else "validation")
     report.section("Data").facts(
         {
             name.replace("_", " "): json.dumps(value) if isinstance(value, dict) else value
