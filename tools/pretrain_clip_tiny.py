@@ -1,15 +1,17 @@
 """Pretrain ``clip_tiny``, the CLIP that comes with finelip: generated scenes with short captions, at 77 tokens.
 
-    python tools/pretrain_clip_tiny.py --work DIR [--steps 1800] [--minutes 40] [--seed 0]
+    python tools/pretrain_clip_tiny.py --work DIR [--steps 1500] [--minutes 40] [--seed 0]
 
 Every step draws new scenes of one to seven objects from ``(seed, step)`` alone, some of them and towards the end nearly
 all with a twin that differs in one attribute of one object or has one exchanged between two, and for each picture a
-caption of at most 77 tokens that names up to six of its objects. Pairs of shape and colour that are held back for
-validation and test are not drawn. The loss is CLIP's, cross-entropy among all pictures and all captions of the batch by
-the cosine of the global vectors, and beside it that of linear readers, which are thrown away afterwards: from the patch
-tokens of each place, from the picture's global vector and from the text's they shall tell shape, colour, size and fill
-of the objects. The state of training is written to ``DIR/training.pt`` and taken up again from there, bit for bit; the
-log to ``DIR/log.csv``; the weights, in half precision under OpenAI's names, to ``--out``.
+caption of at most 77 tokens that names one to three of its objects: captions that CLIP learns from are short and leave
+things out. Pairs of shape and colour that are held back for validation and test are not drawn. The loss is CLIP's,
+cross-entropy among all pictures and all captions of the batch by the cosine of the global vectors, and beside it that
+of linear readers, which are thrown away afterwards: from the patch tokens of each place, from the picture's global
+vector and from the text's they shall tell shape, colour, size and fill of the objects.
+
+The state of training is written to ``DIR/training.pt`` and taken up again from there, bit for bit; the log to
+``DIR/log.csv``; the weights, in half precision under OpenAI's names, to ``--out``.
 """
 
 import argparse
@@ -57,7 +59,7 @@ LARGEST_SCALE = math.log(100)
 CHUNK = 32
 """Texts that are encoded together, cut to the longest of them."""
 
-MOST_OBJECTS, MOST_NAMED = 7, 6
+MOST_OBJECTS, MOST_NAMED = 7, 3
 ATTRIBUTES = (len(SHAPES), len(COLOURS), len(SIZES), len(FILLS))
 NO_OBJECT = -1
 
@@ -119,9 +121,8 @@ def batch_of(rng: np.random.Generator, scenes: list[Scene], named: list[list[int
 
 
 def draw_named(rng: np.random.Generator, count: int) -> list[int]:
-    """Which of so many objects a caption names: of one or two all, else half of the time all, six at most."""
-    most = min(count, MOST_NAMED)
-    named = most if count < 3 or rng.random() < 0.5 else int(rng.integers(2, most + 1))
+    """Which of so many objects a caption names: one to three of them."""
+    named = int(rng.integers(1, min(count, MOST_NAMED) + 1))
     return sorted(rng.permutation(count)[:named].tolist())
 
 
@@ -189,13 +190,13 @@ def encode(model: FineLIP, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def held_out(seed: int, pairs: int, vocabulary: Vocabulary) -> dict[str, Batch]:
-    """Scenes of 1 to 4 objects at even places, their twins after them, all objects named; of trained and of all looks."""
+    """Scenes of 1 to 3 objects, all named, at even places, and their twins after them; of trained and of all looks."""
     sets = {}
     for name, looks in (("trained", TRAINING_LOOKS), ("all", ALL_LOOKS)):
         rng = np.random.default_rng(derived_seed(seed, f"held out {name}"))
         scenes: list[Scene] = []
         for i in range(pairs):
-            scene = draw_scene(rng, 1 + i % 4, looks)
+            scene = draw_scene(rng, 1 + i % MOST_NAMED, looks)
             scenes += [scene, altered(rng, scene, looks)]
         sets[name] = batch_of(rng, scenes, [list(range(len(scene.objects))) for scene in scenes], vocabulary)
     return sets
@@ -306,7 +307,8 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         return scores
 
     model.train()
-    for step in tqdm(range(step, options.steps), initial=step, total=options.steps, mininterval=10):
+    bar = tqdm(initial=step, total=options.steps, mininterval=10)
+    while step < options.steps:
         batch = draw_batch(options.seed, step, options.batch, step / options.steps, vocabulary)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, options.steps, options.lr)
@@ -324,11 +326,13 @@ def train(options: argparse.Namespace) -> dict[str, float]:
             model.logit_scale.clamp_(max=LARGEST_SCALE)
         losses.append(contrast.item())
         step += 1
+        bar.update()
         late = options.minutes is not None and time.monotonic() - began > 60 * options.minutes
         if late or step % options.every == 0 or step == options.steps:
             scores = pause()
         if late:
             break
+    bar.close()
     scores = scores or evaluate(model, sets)
     about = {"step": str(step)} | {name: str(value) for name, value in plan.items()}
     size = export_tiny(model, vocabulary.kept, options.out, about | {n: f"{v:.4f}" for n, v in scores.items()})
@@ -341,7 +345,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the training state and the log")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the weights go")
-    parser.add_argument("--steps", type=int, default=1800, help="steps of the whole run, which shape its schedule")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of the whole run, which shape its schedule")
     parser.add_argument("--minutes", type=float, help="stop after so long; the next call goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)

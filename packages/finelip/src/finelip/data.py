@@ -93,8 +93,9 @@ class CaptionDataModule(LightningDataModule):
     Example:
         >>> from finelip.late_detail.source import LateDetail
         >>> data = CaptionDataModule(LateDetail(pairs=8), image_size=96, batch_size=4)
-        >>> {name: tuple(value.shape) for name, value in next(iter(data.train_dataloader())).items() if name[:5] != "short"}
-        {'image': (4, 3, 96, 96), 'ids': (4, 106), 'lengths': (4,), 'pair_id': (4,)}
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["image"].shape), batch["ids"].shape[1] == batch["lengths"].max()
+        ((4, 3, 96, 96), tensor(True))
     """
 
     def __init__(
@@ -199,8 +200,9 @@ class CaptionDataModule(LightningDataModule):
         if len(known) > self.max_unreadable * len(data):
             item, message = failed[0]
             raise UsageError(
-                f"data.max_unreadable allows a share of {self.max_unreadable:g} unreadable pictures, but {len(known)} of "
-                f"{len(data)} {split} pictures cannot be read so far, {data.names[item]} among them ({message})"
+                f"data.max_unreadable allows a share of {self.max_unreadable:g} unreadable pictures, but "
+                f"{len(known)} of {len(data)} {split} pictures cannot be read so far, {data.names[item]} among them "
+                f"({message})"
             )
 
     def train_dataloader(self) -> PairLoader:

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from finelip.checkpoints.read import RECORD, load_clip, read_clip
 from finelip.clim import LEAKY_SLOPE, Direction, GlobalTokens, Reduction
+from finelip.clip_tiny import read_tiny
 from finelip.evaluation import EvaluationSet
 from finelip.finelip import FineLIP, Refinement
 from finelip.learning_rates import reference_factor, update_factor, updates_of
@@ -19,6 +20,7 @@ from finelip.losses import EncodedBatch, GlobalInfoNCE, Loss, TripletHinge
 from finelip.positions import Strategy
 from finelip.scores import ALPHA
 from finelip.tokenizer import cut_to_longest, true_lengths
+from finelip.towers import CLIP_TINY
 from shared.checkpoints import FORMAT
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
@@ -35,7 +37,8 @@ class FineLIPModule(LightningModule):
 
     Args:
         backbone: See :class:`~finelip.finelip.FineLIP`, also for ``stretch_by`` to ``tile_bytes``.
-        init: ``random``, or a file of weights, see :func:`~finelip.checkpoints.read.read_clip`.
+        init: ``random``; ``tiny``, the shipped weights of the backbone ``clip_tiny``; or a file of weights, see
+            :func:`~finelip.checkpoints.read.read_clip`.
         loss: What is trained; ``None``: the paper's triplet loss.
         global_loss_weight: Weight of a contrastive loss of the global vectors beside it; the authors train without.
         lr: Rate of the backbone.
@@ -113,9 +116,11 @@ class FineLIPModule(LightningModule):
             )
         self.pretrained, self.weights_sha256 = "none", None
         if init != "random":
-            weights = read_clip(Path(init).expanduser())
+            if init == "tiny" and self.model.config != CLIP_TINY:
+                raise UsageError(f"model.init tiny goes with model.backbone clip_tiny only, got {backbone}")
+            weights = read_tiny() if init == "tiny" else read_clip(Path(init).expanduser())
             print(f"initial weights: {init} ({load_clip(self.model, weights)})")
-            self.pretrained, self.weights_sha256 = "file", weights.sha256
+            self.pretrained, self.weights_sha256 = "self" if init == "tiny" else "file", weights.sha256
         self.backbone = backbone if isinstance(backbone, str) else "own config"
         self.loss = TripletHinge() if loss is None else loss
         self.global_loss = GlobalInfoNCE(smoothing=0.0)
@@ -287,6 +292,8 @@ class FineLIPModule(LightningModule):
             "backbone": self.model.config,
             "options": self.model.options,
             "guard": self.guard.state(),
+            "pretrained": self.pretrained,
+            "weights_sha256": self.weights_sha256,
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -301,6 +308,7 @@ class FineLIPModule(LightningModule):
         if record["backbone"] != self.model.config:
             raise UsageError("ckpt_path must be of the same backbone, got one of another")
         self.guard.restore(record["guard"])
+        self.pretrained, self.weights_sha256 = record["pretrained"], record["weights_sha256"]
 
     def describe(self) -> dict[str, Any]:
         """What ``results.json`` says about the model."""

@@ -10,6 +10,7 @@ import torch
 from finelip.checkpoints.lengths import config_of
 from finelip.checkpoints.read import AGGREGATORS, RECORD, load_clip, read_clip
 from finelip.checkpoints.write import read_model
+from finelip.clip_tiny import SHIPPED, read_tiny
 from finelip.finelip import FineLIP, Refinement
 from shared.checkpoints import load_content, newest_whole_checkpoint, require_same_tensors, sha256_of
 from shared.errors import UsageError
@@ -49,13 +50,18 @@ def trained_model(weights: str = "last", root: str = "runs", option: str = "--we
 
     Args:
         weights: A checkpoint of ``finelip fit``, a file that ``finelip export`` wrote, a released Long-CLIP or FineLIP,
-            or a plain CLIP, which is stretched by ``kps``; ``last`` is the newest checkpoint.
+            or a plain CLIP, which is stretched by ``kps``; ``tiny`` is the shipped one, stretched; ``last`` the newest
+            checkpoint.
         root: Folder of all runs.
         option: Name of the option, for error messages.
 
     Raises:
         UsageError: There is no such file, or it holds no model.
     """
+    if weights == "tiny":
+        model, read = FineLIP("clip_tiny", refinement="none"), read_tiny()
+        load_clip(model, read, option)
+        return Trained(model.eval(), SHIPPED, read.sha256)
     path = weights_file(weights, root)
     if path.suffix == ".ckpt":
         return Trained(from_checkpoint(path, option), path, sha256_of(path))

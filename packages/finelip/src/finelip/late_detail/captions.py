@@ -148,7 +148,7 @@ def short_caption(rng: np.random.Generator, scene: Scene, mentioned: Sequence[in
     Example:
         >>> scene = Scene(5, 0, 0, (SceneObject(0, 0, 2, 1, 0), SceneObject(4, 5, 0, 0, 4)))
         >>> short_caption(np.random.default_rng(0), scene, [0, 1])
-        'a large striped red disc at the top left, a small plain blue star at the centre'
+        'a large striped red disc at the top left, a small plain blue star at the centre; the light is even all over'
     """
     told = [_object_words(scene.objects[i]) for i in mentioned]
     words = _scene_words(scene, len(scene.objects))
