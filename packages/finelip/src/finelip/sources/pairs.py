@@ -38,15 +38,17 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """A set of captioned pictures, read on demand; safe to send to a worker process.
+    """A set of captioned pictures, read on demand; safe to send to a worker process."""
 
-    Attributes:
-        name: Of the set, in one word.
-        provenance: ``real``, ``derived`` or ``synthetic``.
-    """
+    @property
+    def name(self) -> str:
+        """Of the set, in one word."""
+        ...
 
-    name: str
-    provenance: Literal["real", "derived", "synthetic"]
+    @property
+    def provenance(self) -> Literal["real", "derived", "synthetic"]:
+        """What the pictures are."""
+        ...
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """The pairs of ``train``, ``validation`` or ``test``, in a fixed order; empty where the set has no such split.
