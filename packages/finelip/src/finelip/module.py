@@ -269,7 +269,7 @@ class FineLIPModule(LightningModule):
         self._log_scores("val", [""])
 
     def on_test_epoch_end(self) -> None:
-        further = getattr(getattr(self.trainer, "datamodule", None), "further_tests", ())
+        further = getattr(self.trainer.datamodule, "further_tests", ())  # type: ignore[attr-defined]
         self._log_scores("test", ["", *(f"{source.name}/" for source in further)])
 
     def _log_scores(self, split: str, names: Sequence[str]) -> None:

@@ -12,12 +12,24 @@ from finelip.late_detail.source import LateDetail
 from finelip.losses import FilipLoss, GlobalInfoNCE, LocalInfoNCE, LongClipLoss, SparcLoss, TripletHinge
 from finelip.module import FineLIPModule
 from finelip.run_report import RunReport
+from finelip.sources.caption_csv import CaptionCsv
+from finelip.sources.caption_folder import CaptionFolder
+from finelip.sources.captioned_photos_pack import CaptionedPhotosPack
+from finelip.sources.coco import CocoCaptions
+from finelip.sources.dci import Dci, LongDci
+from finelip.sources.docci import Docci
+from finelip.sources.flickr30k import Flickr30k
+from finelip.sources.iiw import Iiw
 from finelip.sources.pairs import PairSource
+from finelip.sources.sharegpt4v import ShareGPT4V
+from finelip.sources.tar_shards import TarShards
+from finelip.sources.urban1k import Urban1k
 from shared.cli import Cli
 from shared.federated.progress import RoundBar
 
 NAMED = (
-    *(CaptionedPhotos, LateDetail),
+    *(CaptionedPhotos, LateDetail, CaptionedPhotosPack, CaptionCsv, CaptionFolder, TarShards),
+    *(ShareGPT4V, Urban1k, Docci, Dci, LongDci, Iiw, CocoCaptions, Flickr30k),
     *(FilipLoss, GlobalInfoNCE, LocalInfoNCE, LongClipLoss, SparcLoss, TripletHinge),
 )
 """What options name without its module; the parser finds what is imported."""
