@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,8 +50,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    (file,) = (run / "checkpoints").glob("*.ckpt")
-    return torch.load(file, weights_only=True)["state_dict"]
+    newest = max((run / "checkpoints").glob("*.ckpt"))  # names count epochs
+    return torch.load(newest, weights_only=True)["state_dict"]
 
 
 def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +85,7 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     for mode in ("global", "fused", "rerank"):
         main(["retrieve", "--index", "index", "--mode", mode, "--rerank_top", "3", "--weights", "model.safetensors"])
         printed = capsys.readouterr().out
-        assert "image to text  R@1" in printed
+        assert re.search("image to text +R@1 ", printed)
         assert "0.083" in printed  # chance of 12
     words = ["retrieve", "--index", "index", "--text", '["a red disc", "two bars"]', "--top", "3"]
     Image.new("CMYK", (70, 50)).save("p.jpg")
