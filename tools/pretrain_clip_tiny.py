@@ -1,10 +1,10 @@
 """Pretrain ``clip_tiny``, the CLIP that comes with finelip: generated scenes with short captions, at 77 tokens.
 
-    python tools/pretrain_clip_tiny.py --work DIR [--steps 1500] [--minutes 40] [--seed 0]
+    python tools/pretrain_clip_tiny.py --work DIR [--steps 400] [--minutes 40] [--seed 0]
 
 Every step draws new scenes of one to seven objects from ``(seed, step)`` alone, some of them and towards the end nearly
 all with a twin that differs in one attribute of one object or has one exchanged between two, and for each picture a
-caption of at most 77 tokens that names one to three of its objects: captions that CLIP learns from are short and leave
+caption of at most 77 tokens that names one or two of its objects: captions that CLIP learns from are short and leave
 things out. Pairs of shape and colour that are held back for validation and test are not drawn. The loss is CLIP's,
 cross-entropy among all pictures and all captions of the batch by the cosine of the global vectors, and beside it that
 of linear readers, which are thrown away afterwards: from the patch tokens of each place, from the picture's global
@@ -59,7 +59,7 @@ LARGEST_SCALE = math.log(100)
 CHUNK = 32
 """Texts that are encoded together, cut to the longest of them."""
 
-MOST_OBJECTS, MOST_NAMED = 7, 3
+MOST_OBJECTS, MOST_NAMED = 7, 2
 ATTRIBUTES = (len(SHAPES), len(COLOURS), len(SIZES), len(FILLS))
 NO_OBJECT = -1
 
@@ -121,7 +121,7 @@ def batch_of(rng: np.random.Generator, scenes: list[Scene], named: list[list[int
 
 
 def draw_named(rng: np.random.Generator, count: int) -> list[int]:
-    """Which of so many objects a caption names: one to three of them."""
+    """Which of so many objects a caption names: one or two."""
     named = int(rng.integers(1, min(count, MOST_NAMED) + 1))
     return sorted(rng.permutation(count)[:named].tolist())
 
@@ -190,7 +190,7 @@ def encode(model: FineLIP, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def held_out(seed: int, pairs: int, vocabulary: Vocabulary) -> dict[str, Batch]:
-    """Scenes of 1 to 3 objects, all named, at even places, and their twins after them; of trained and of all looks."""
+    """Scenes of one and two objects, all named, at even places, their twins after them; of trained, of all looks."""
     sets = {}
     for name, looks in (("trained", TRAINING_LOOKS), ("all", ALL_LOOKS)):
         rng = np.random.default_rng(derived_seed(seed, f"held out {name}"))
@@ -345,12 +345,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the training state and the log")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the weights go")
-    parser.add_argument("--steps", type=int, default=1500, help="steps of the whole run, which shape its schedule")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the whole run, which shape its schedule")
     parser.add_argument("--minutes", type=float, help="stop after so long; the next call goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3, help="largest learning rate")
-    parser.add_argument("--every", type=int, default=100, help="steps between evaluations and saved states")
+    parser.add_argument("--every", type=int, default=50, help="steps between evaluations and saved states")
     parser.add_argument("--held-out", type=int, default=256, help="held-out scenes of each kind")
     parser.add_argument("--readers", type=float, default=0.3, help="weight of the readers' loss")
     parser.add_argument("--threads", type=int, default=1)

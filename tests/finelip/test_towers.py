@@ -63,7 +63,7 @@ def test_global_tokens_are_open_clips(quick_gelu: bool) -> None:
 
 def huggingface(clip: open_clip.CLIP) -> CLIPModel:
     """transformers' CLIP with the weights of an open_clip one, name by name."""
-    shape = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     text = shape | {"projection_dim": 128, "max_position_embeddings": 77, "vocab_size": 49408}
     vision = shape | {"projection_dim": 128, "image_size": 96, "patch_size": 16}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)).eval()
