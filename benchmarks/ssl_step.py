@@ -33,6 +33,7 @@ from usssl.progress import Progress
 
 Step = Callable[[], object]
 LIMIT = 1.1  # CPU seconds of ours over the peer's: most of both is the same library calls
+BUDGET_S = 45.0  # of each method
 NAMES = ("autoencoder", "inpaint", "simclr", "moco", "byol", "vicreg", "barlowtwins")
 
 
@@ -166,7 +167,7 @@ def measure(backbone: str, batch: int, side: int, width: int, pairs: int) -> lis
             step()
 
         memory, peer_memory = (peak_growth(lambda b=build: two_steps(b)) for build in (ours, lightly))  # type: ignore[misc]
-        timed = compare(ours(*setting), lightly(*setting), pairs)
+        timed = compare(ours(*setting), lightly(*setting), pairs, budget_s=BUDGET_S)
         results.append(
             {"method": name, "backbone": backbone, "batch": batch, "side": side, "projector": width}
             | as_dict(timed)

@@ -76,11 +76,13 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def write_scan(path: Path, shape: tuple[int, int, int] = (24, 30, 7)) -> np.ndarray:
+def write_scan(
+    path: Path, shape: tuple[int, int, int] = (24, 30, 7), dtype: type[np.floating] = np.float32
+) -> np.ndarray:
     """A scan with axes turned and exchanged; returns its affine."""
     affine = np.array([[0, -1.5, 0, 40], [0, 0, 2.5, -7], [-0.8, 0, 0, 3], [0, 0, 0, 1]])
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(0).normal(100, 20, shape).astype(np.float32)
+    values = np.random.default_rng(0).normal(100, 20, shape).astype(dtype)
     nibabel.save(nibabel.Nifti1Image(values, affine), path)
     return affine
 
@@ -212,13 +214,14 @@ PREPARED = ["--scale", "0.01", "--slices", "6", "--size", "32"]
 
 
 def test_scans_are_segmented_without_the_training_data(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Trained on prepared files that are gone when the scans come; the written grid is the scan's own."""
+    """Trained on prepared files that are gone when the scans come, whose slices are no squares and whose numbers may be
+    doubles; the written grid is the scan's own."""
     main(["prepare", "--preset", "ct-kidney-phantom", "--out", "kidneys", *PREPARED])
     source = ["--data.source", "Decathlon", "--data.source.root", "kidneys", "--data.source.sites", "kidneys/sites.csv"]
     main(["fit", *source, *SMALL, *QUIET, "--trainer.max_epochs", "1"])
     (empty_folder / "kidneys").rename(empty_folder / "elsewhere")
     affine = write_scan(empty_folder / "in" / "scan.nii.gz")
-    write_scan(empty_folder / "in" / "other.nii")
+    write_scan(empty_folder / "in" / "other.nii", dtype=np.float64)
     capsys.readouterr()
     main(["predict", "--scans", "in", "--out", "masks", "--device", "cpu"])
     told = capsys.readouterr().out.splitlines()

@@ -133,6 +133,22 @@ def test_the_gram_matrices_give_what_the_correlation_matrix_gives(batch: int, wi
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
 
+def test_columns_at_a_time_give_what_the_whole_views_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value, gradients and running statistics of both ways, in training and in evaluation; chunks of 3 columns of 7."""
+    z1, z2 = pair(5, 7)
+    monkeypatch.setattr("usssl.losses.barlow_twins.CHUNK", 16)
+    monkeypatch.setattr("usssl.losses.barlow_twins.FEWEST", 1)
+    found = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("usssl.losses.barlow_twins.GRAM_BELOW", share)
+        loss = BarlowTwinsLoss(7, lambda_=0.3).double()
+        trained = value_and_gradients(loss, z1, z2)
+        found.append((*trained, loss.running_mean, loss.running_var, *value_and_gradients(loss.eval(), z1, z2)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert torch.any(found[0][0] != found[0][5])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "loss", [ours_barlow_twins, vicreg_loss, nt_xent_loss], ids=["barlowtwins", "vicreg", "simclr"]

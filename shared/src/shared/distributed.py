@@ -22,10 +22,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        whole = grads[0].clone(memory_format=torch.contiguous_format)  # it may be shared, and is reduced in place
+        # A copy, for it may be shared and is reduced in place; what is in half precision is summed in full.
+        wide = torch.promote_types(grads[0].dtype, torch.float32)
+        whole = grads[0].to(wide, copy=True, memory_format=torch.contiguous_format)
         distributed.all_reduce(whole)
         first = distributed.get_rank() * ctx.own
-        return whole[first : first + ctx.own]
+        return whole[first : first + ctx.own].to(grads[0].dtype)
 
 
 def whole_batch(x: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Finetuning(Classifier):
             check_pretraining(self.patients_seen, data.data_name, data.patients("test"))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(trained_parameters(self), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(trained_parameters(self), lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout depends on seed and step alone, so that a resumed run ends with the same bits.
