@@ -168,6 +168,9 @@ class CaptionDataModule(LightningDataModule):
         """Tokenise the captions that the stage needs; a second call does nothing."""
         wanted = {"fit": SPLITS[:2], "validate": SPLITS[1:2], "test": SPLITS[2:], "predict": SPLITS[2:]}
         for split in wanted.get(stage or "", SPLITS):
+            # A source without validation pairs is trained on with trainer.limit_val_batches 0.
+            if stage == "fit" and split == "validation" and self.trainer and self.trainer.limit_val_batches == 0:
+                continue
             self.dataset(split)
 
     def dataset(self, split: str) -> CaptionedSplit:
