@@ -12,7 +12,7 @@ from PIL import Image
 from finelip.checkpoints.write import write_clip
 from finelip.cli import main
 from finelip.finelip import FineLIP
-from finelip.matching import Word, cosines, most_relevant, relevance, word_maps, words_of
+from finelip.matching import Word, contrasts, cosines, most_telling, relevance, word_maps, words_of
 from finelip.tokenizer import LongTokenizer
 from shared.errors import UsageError
 
@@ -69,10 +69,12 @@ def test_words_of_a_text() -> None:
     parts = torch.zeros(int(lengths), 5)
     for position, value in ((3, 1.0), (10, 2.0), (7, 1.5), (2, 9.0)):
         parts[words[position].slots.start, 1] = value
-    assert most_relevant(parts, words, 2) == [7, 10]  # no comma, and "red" where it is strongest
+    weights = [float(parts[word.slots, 1:].sum()) for word in words]
+    assert most_telling(weights, words, 2) == [7, 10]  # no comma, and "red" where it is strongest
     maps = word_maps(parts, [words[7], words[10]])
     assert maps[:, 0, 0].tolist() == [1.5, 2.0]
     assert maps.shape == (2, 2, 2)
+    assert contrasts(maps)[:, 0, 0].tolist() == [-0.25, 0.25]
 
 
 def test_the_verb_draws_a_picture_and_a_page(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

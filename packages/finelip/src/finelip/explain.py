@@ -21,7 +21,8 @@ def run(words: list[str]) -> None:
         """Draw where in a picture each word of a text was met: OUT/match_maps.png and OUT/report.html.
 
         ``score`` takes the local score apart without remainder: what each best match adds is dealt to the words and
-        patches that its two refined tokens are mixed from. ``cosine`` compares words and patches before refinement.
+        patches that its two refined tokens are mixed from. ``cosine`` compares words and patches before refinement, and
+        shows what a word has more than the others; it also stands in where words and patches have no part in the score.
 
         Args:
             picture: The picture.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finelip.finelip import FineLIP
-from finelip.matching import Kind, cosines, most_relevant, relevance, word_maps, words_of
+from finelip.matching import Kind, contrasts, cosines, most_telling, relevance, word_maps, words_of
 from finelip.scores import fuse_scores
 from finelip.tokenizer import LongTokenizer
 from shared.plots import gallery, save
@@ -19,6 +19,8 @@ from shared.report import Report
 SIDE = 240
 """Pixels of a map in a picture."""
 COLOUR_MAP = "magma"
+LEAST_MET = 0.01
+"""Share of the local score that words and patches must have among themselves to be worth a map."""
 
 
 def displayed(image: Tensor, side: int = SIDE) -> Tensor:
@@ -66,7 +68,8 @@ def add_match_maps(
         file: The picture to write.
         words: Words to draw; none: the most relevant ones.
         count: How many of those.
-        kind: ``score``: parts of the local score; ``cosine``: cosines of the tokens before refinement.
+        kind: ``score``: parts of the local score, or, where words and patches have no part in it, as ``cosine``:
+            cosines of the tokens before refinement, less their mean over the words.
 
     Raises:
         UsageError: The image set depends on the text.
@@ -76,13 +79,25 @@ def add_match_maps(
     length = int(lengths)
     parts = relevance(model, image, ids[0], length)
     found = words_of(ids[0], length)
+    per_word = [float(parts[word.slots].sum()) for word in found]
+    met = float(parts[:-1, 1:].sum())
+    note = ""
+    if kind == "score" and met <= LEAST_MET * float(parts.sum()):
+        # After training on easy data the global tokens may win every match.
+        kind = "cosine"
+        note = "Matches of words with patches add next to nothing to this score; the maps are cosines instead. "
+    if kind == "score":
+        maps = word_maps(parts, found)
+        weights = maps.sum((1, 2)).tolist()
+    else:
+        maps = contrasts(word_maps(cosines(model, image, ids[0], length), found, "cosine"))
+        weights = maps.flatten(1).std(1).tolist()
     wanted = {word.lower() for word in words}
-    chosen = [n for n, word in enumerate(found) if word.text in wanted] or most_relevant(parts, found, count)
-    values = parts if kind == "score" else cosines(model, image, ids[0], length)
-    maps = word_maps(values, [found[n] for n in chosen], kind)
+    chosen = [n for n, word in enumerate(found) if word.text in wanted] or most_telling(weights, found, count)
+    maps = maps[chosen]
     seen = displayed(image)
     low, high = (float(maps.min()), float(maps.max())) if len(maps) else (0.0, 1.0)
-    pictures = [seen, *(overlay(seen, heat, min(low, 0.0) if kind == "score" else low, high) for heat in maps)]
+    pictures = [seen, *(overlay(seen, heat, min(low, 0.0), high) for heat in maps)]
     titles = ["picture", *(found[n].text for n in chosen)]
     save(gallery([each.numpy() for each in pictures], titles, columns=4), file)
     with torch.no_grad():
@@ -90,7 +105,6 @@ def add_match_maps(
         coarse = (seen_set.vector @ read_set.vector.T).squeeze()
     local = parts.sum()
     whole = parts[:, 0].sum() + (parts[-1, 1:].sum() if model.global_tokens in ("both", "text") else 0)
-    per_word = [float(parts[word.slots].sum()) for word in found]
     report.shaded([(word.text, value) for word, value in zip(found, per_word, strict=True)])
     report.facts(
         {
@@ -100,6 +114,10 @@ def add_match_maps(
             "matched by picture or text as a whole": f"{float(whole):.3f} of {float(local):.3f}",
         }
     )
-    told = "parts of the local score" if kind == "score" else "cosines with patches before refinement"
-    report.figure(file, f"Maps of words over the picture: {told}, all on one scale.")
+    told = (
+        "parts of the local score"
+        if kind == "score"
+        else "cosines of word and patch before refinement, less their mean over the words"
+    )
+    report.figure(file, f"{note}Maps of words over the picture: {told}, all on one scale.")
     return file

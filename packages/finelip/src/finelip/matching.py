@@ -1,5 +1,6 @@
 """Which words met which patches: the local score, taken apart without remainder."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -114,13 +115,23 @@ def word_maps(parts: Tensor, words: list[Word], kind: Kind = "score") -> Tensor:
     return torch.stack(rows).view(len(words), side, side) if rows else torch.zeros(0, side, side)
 
 
-def most_relevant(parts: Tensor, words: list[Word], count: int) -> list[int]:
-    """Positions of the readable words with the largest parts over all patches, in the order of the text.
+def contrasts(maps: Tensor) -> Tensor:
+    """``(words, g, g)`` maps less their mean over all words: what each word sees more than the others do."""
+    return maps - maps.mean(0)
 
-    A word that occurs again counts once, where it is strongest.
+
+def most_telling(weights: Sequence[float], words: list[Word], count: int) -> list[int]:
+    """Positions of the readable words of largest weight, in the order of the text.
+
+    A word that occurs again counts once, where its weight is largest.
+
+    Args:
+        weights: Of each word.
+        words: The words.
+        count: At most so many.
     """
-    weight = {n: float(parts[word.slots, 1:].sum()) for n, word in enumerate(words) if word.readable}
     best: dict[str, int] = {}
-    for n in sorted(weight, key=lambda n: (-weight[n], n)):
-        best.setdefault(words[n].text, n)
+    for n in sorted(range(len(words)), key=lambda n: (-weights[n], n)):
+        if words[n].readable:
+            best.setdefault(words[n].text, n)
     return sorted(list(best.values())[:count])
