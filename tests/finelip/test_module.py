@@ -17,7 +17,8 @@ from finelip.finelip import FineLIP
 from finelip.learning_rates import reference_factor, update_factor
 from finelip.losses import LongClipLoss, TripletHinge
 from finelip.losses.triplet import triplet_hinge
-from finelip.module import FineLIPModule, joined
+from finelip.module import FineLIPModule
+from finelip.ragged import joined
 from finelip.tokenizer import Tokens
 from shared.errors import RunError, UsageError
 from shared.metrics.retrieval import positions, recall_at

@@ -175,3 +175,20 @@ def test_wrong_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="pretrained must be none, self or file, got 'real'"):
         report.headline("F1", 1.0, provenance="real", pretrained="real")
     assert Page(report.render()).count("table") == 0  # nothing half-written is left behind
+
+
+def test_thumbnails_and_shaded_words_are_escaped_and_inside_the_file(png: Path) -> None:
+    data = png.read_bytes()
+    report = Report("Search").thumbnails([(data, HOSTILE, True), (b"\xff\xd8\xff rest", "plain", False)])
+    page = Page(report.shaded([(HOSTILE, 0.5), ("negative", -1.0)]).render())
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert b64decode((sources[0] or "").removeprefix("data:image/png;base64,")) == data
+    assert (sources[1] or "").startswith("data:image/jpeg;base64,")
+    assert [attributes.get("class") for tag, attributes in page.tags if tag == "li"] == ["marked", None]
+    styles = [attributes["style"] for tag, attributes in page.tags if tag == "span" and "style" in attributes]
+    assert styles == ["background:rgba(0,114,178,0.55)", "background:rgba(0,114,178,0.00)"]
+    assert "negative" in page.text
+    assert page.count("script") == 0
+    with pytest.raises(UsageError, match="thumbnails: a picture must be JPEG or PNG"):
+        report.thumbnails([(b"<svg", "x", False)])
+    assert "span" not in Page(Report("None").shaded([("a", 0.0)]).render()).text

@@ -192,7 +192,9 @@ class Cli(LightningCLI):
             }
         )
         for source, target in self.links():
-            parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
+            parser.link_arguments(
+                source, target, apply_on="instantiate" if source.startswith(("data.", "model.")) else "parse"
+            )
 
     def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
         """Options of one verb alone; none by default."""
@@ -204,7 +206,7 @@ class Cli(LightningCLI):
         return parser
 
     def links(self) -> list[tuple[str, str]]:
-        """Pairs (source, target) of options that are one: ``data.…`` sources are read off the built data module."""
+        """Pairs (source, target) of options that are one: ``data.…`` and ``model.…`` are read off what was built."""
         return []
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -23,6 +23,7 @@ Pretrained = Literal["none", "self", "file"]
 """Where training started: random weights, weights this project made, or a file of the user."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
 _CAUTION = {
     "real": "",
     "derived": "Measured on data derived from real data: not comparable with published results.",
@@ -157,6 +158,43 @@ class Report:
         self._parts.append(
             f'<figure><div><img src="{uri}" alt="{_text(alt or caption)}"{_width(data)}></div>{below}</figure>'
         )
+        return self
+
+    def thumbnails(self, pictures: Sequence[tuple[bytes, str, bool]]) -> Report:
+        """Small pictures side by side, as many as the page is wide, with a line below each.
+
+        Args:
+            pictures: Content of a JPEG or PNG file, the line, and whether the picture is marked by a frame.
+
+        Raises:
+            UsageError: A picture is neither JPEG nor PNG.
+        """
+        cells = []
+        for data, line, marked in pictures:
+            if not data.startswith((_PNG, _JPEG)):
+                raise UsageError("thumbnails: a picture must be JPEG or PNG, got other content")
+            kind = "png" if data.startswith(_PNG) else "jpeg"
+            uri = f"data:image/{kind};base64,{b64encode(data).decode()}"
+            frame = ' class="marked"' if marked else ""
+            cells.append(f'<li{frame}><img src="{uri}" alt="{_text(line)}"><span>{_text(line)}</span></li>')
+        self._parts.append(f'<ul class="thumbnails">{"".join(cells)}</ul>')
+        return self
+
+    def shaded(self, words: Sequence[tuple[str, float]]) -> Report:
+        """A text whose words are the darker the larger their numbers; negative ones are not shaded.
+
+        Args:
+            words: Each word with its number, which shows under the pointer.
+        """
+        largest = max((value for _, value in words), default=0.0)
+        spans = [
+            f'<span title="{value:.4f}" style="background:rgba(0,114,178,{max(0.0, value) / largest * 0.55:.2f})">'
+            f"{_text(word)}</span>"
+            if largest > 0
+            else _text(word)
+            for word, value in words
+        ]
+        self._parts.append(f'<p class="shaded">{" ".join(spans)}</p>')
         return self
 
     def code(self, text: str) -> Report:
@@ -303,6 +341,14 @@ figure { margin: 1.5rem 0; }
 figure div { overflow-x: auto; border-radius: 6px; }
 figure img { display: block; max-width: max(100%, 30rem); height: auto; background: #ffffff; }
 figcaption { margin-top: .5rem; font-size: .92rem; color: var(--quiet); }
+.shaded span { padding: .1rem .15rem; border-radius: 3px; }
+.thumbnails {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .75rem; margin: 1rem 0; padding: 0;
+  list-style: none; font-size: .8rem; line-height: 1.35;
+}
+.thumbnails li { padding: .3rem; border: 2px solid transparent; border-radius: 6px; background: var(--panel); }
+.thumbnails li.marked { border-color: var(--real); }
+.thumbnails img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; margin-bottom: .3rem; }
 pre {
   margin: 1rem 0; padding: .8rem 1rem; border-radius: 6px; background: var(--panel);
   white-space: pre-wrap; overflow-wrap: anywhere;

@@ -52,7 +52,7 @@ def run(words: list[str]) -> None:
         print(HELP)
         return
     from fedsam.segmentation_output import write_segmentation
-    from fedsam.trained import device_named
+    from shared.device import device_named
 
     options, trained = model_of(words, OWN)
     chosen = options.chosen

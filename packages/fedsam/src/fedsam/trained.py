@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -197,19 +196,3 @@ def _built(network: Sam) -> dict[str, Any]:
     told = json.loads(adapter_metadata(network)["options"])
     names = ("size", "num_classes", "train", "rank", "upsampling", "alpha", "num_lora", "dora", "adapter_channels")
     return {"image_size": network.image_size, "variant": network.variant} | {name: told[name] for name in names}
-
-
-def device_named(name: str | None) -> torch.device:
-    """``auto`` is the GPU where there is one.
-
-    Raises:
-        UsageError: There is no such device.
-    """
-    if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(str(name))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device must be auto, cpu or a GPU that is here, got {name}") from error
-    return device

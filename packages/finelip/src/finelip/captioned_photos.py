@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from finelip.sources.pairs import Pair, checked_split
+from finelip.sources.pairs import Pair, PairSource, checked_split
 from finelip.sources.pictures import opened
 from shared.errors import UsageError
 
@@ -46,7 +46,7 @@ class Photograph(NamedTuple):
     regions: tuple[Region, ...]
 
 
-class CaptionedPhotos:
+class CaptionedPhotos(PairSource):
     """The photographs and their crops as pairs; split by photograph, so that no crop of a test picture is trained on.
 
     Far too few to learn from: they are for the default commands, for prediction, tables and looking at results.

@@ -85,6 +85,7 @@ class CaptionDataModule(LightningDataModule):
         train_pairs: Use so many of the first training pairs; ``None``: all.
         validation_pairs: Likewise.
         test_pairs: Likewise.
+        further_tests: Sets whose test pairs are tested too, after those of ``source``; each is scored for itself.
         keep_mib: Keep prepared pictures of a split in memory where they take no more MiB and there are no workers.
 
     Raises:
@@ -113,6 +114,7 @@ class CaptionDataModule(LightningDataModule):
         validation_pairs: int | None = None,
         test_pairs: int | None = None,
         keep_mib: int = 256,
+        further_tests: list[PairSource] | None = None,
     ) -> None:
         super().__init__()
         for option, value, least in (
@@ -146,6 +148,14 @@ class CaptionDataModule(LightningDataModule):
         """Pictures of each used split that could not be read so far."""
         self.truncated: dict[str, int] = {}
         """Captions of each used split that were too long."""
+        self.further = [
+            CaptionDataModule(each, context_length, image_size, eval_batch_size=eval_batch_size, workers=workers)
+            for each in further_tests or ()
+        ]
+        """A data module for each further set."""
+        names = [source.name, *(each.source.name for each in self.further)]
+        if len(set(names)) < len(names):
+            raise UsageError(f"data.further_tests must have names of their own (option name), got {', '.join(names)}")
         self._datasets: dict[str, CaptionedSplit] = {}
         self._failed: dict[str, set[int]] = {}
 
@@ -158,6 +168,9 @@ class CaptionDataModule(LightningDataModule):
         """Tokenise the captions that the stage needs; a second call does nothing."""
         wanted = {"fit": SPLITS[:2], "validate": SPLITS[1:2], "test": SPLITS[2:], "predict": SPLITS[2:]}
         for split in wanted.get(stage or "", SPLITS):
+            # A source without validation pairs is trained on with trainer.limit_val_batches 0.
+            if stage == "fit" and split == "validation" and self.trainer and self.trainer.limit_val_batches == 0:
+                continue
             self.dataset(split)
 
     def dataset(self, split: str) -> CaptionedSplit:
@@ -219,13 +232,19 @@ class CaptionDataModule(LightningDataModule):
         """The validation pairs in order, all of them on every process."""
         return self._eval_loader("validation")
 
-    def test_dataloader(self) -> PairLoader:
-        """The test pairs in order, all of them on every process."""
-        return self._eval_loader("test")
+    def test_dataloader(self) -> PairLoader | list[PairLoader]:
+        """The test pairs in order, all of them on every process; where there are further sets, a loader of each."""
+        own = self._eval_loader("test")
+        return [own, *(each._eval_loader("test") for each in self.further)] if self.further else own
+
+    @property
+    def further_tests(self) -> list[PairSource]:
+        """The further sets."""
+        return [each.source for each in self.further]
 
     def predict_dataloader(self) -> PairLoader:
         """The test pairs in order."""
-        return self.test_dataloader()
+        return self._eval_loader("test")
 
     def _eval_loader(self, split: str) -> PairLoader:
         lengths = self.dataset(split).captions.lengths
@@ -247,4 +266,5 @@ class CaptionDataModule(LightningDataModule):
             "batch_size": self.batch_size,
             "bucket": self.bucket,
             "seed": self.seed,
+            **({"further_tests": [each.describe() for each in self.further]} if self.further else {}),
         }

@@ -173,6 +173,24 @@ class FineLIP(nn.Module):
         return has_quick_gelu(self.visual)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that, with the backbone, build a model of the same shapes and scores."""
+        net = self.cross_net
+        return {
+            "stretch_by": self.stretch_by,
+            "keep": self.keep,
+            "ratio": self.ratio,
+            "refinement": self.refinement,
+            "k_image": None if net.aggr_net is None else net.aggr_net.k,
+            "k_text": None if net.cap_aggr_net is None else net.cap_aggr_net.k,
+            "direction": self.direction,
+            "slope": self.slope,
+            "reduction": self.reduction,
+            "global_tokens": self.global_tokens,
+            "alpha": self.alpha,
+        }
+
+    @property
     def pairwise(self) -> bool:
         """Whether an image's refined set depends on the text it is compared with."""
         return self.refinement not in ("both", "image", "text", "none")

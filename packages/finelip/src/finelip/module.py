@@ -1,6 +1,6 @@
 """Training of a FineLIP: two learning rates and their course, accumulation, retrieval on the validation pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +8,23 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW, Optimizer
 
-from finelip.checkpoints.read import load_clip, read_clip
+from finelip.checkpoints.read import RECORD, load_clip, read_clip
 from finelip.clim import LEAKY_SLOPE, Direction, GlobalTokens, Reduction
 from finelip.clip_tiny import read_tiny
+from finelip.evaluation import EvaluationSet
 from finelip.finelip import FineLIP, Refinement
 from finelip.learning_rates import reference_factor, update_factor, updates_of
 from finelip.losses import EncodedBatch, GlobalInfoNCE, Loss, TripletHinge
 from finelip.positions import Strategy
-from finelip.scores import ALPHA, fuse_scores, global_scores
+from finelip.scores import ALPHA
 from finelip.tokenizer import cut_to_longest, true_lengths
 from finelip.towers import CLIP_TINY
 from shared.checkpoints import FORMAT
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
-from shared.metrics.retrieval import retrieval_scores, streamed_positions
 from shared.non_finite import NonFiniteGuard, all_finite
-
-RECORD = "finelip"
-"""Where a checkpoint of this package says what it holds."""
-
-TILE = (256, 256)
-"""Images and texts that are scored at once in validation."""
 
 
 class FineLIPModule(LightningModule):
@@ -59,6 +52,8 @@ class FineLIPModule(LightningModule):
         epochs: Length of the course of the rates; ``None``: ``trainer.max_epochs``. A run that will be continued names
             the whole.
         max_non_finite: End the run after so many skipped batches in a row; 1 ends it at the first.
+        evaluate_cut: In ``test``, score the captions cut to so many slots too; ``None``: only whole ones.
+        himo_captions: In ``test``, measure HiMo on so many of the first captions; 0: not.
         seed: Of the initial weights; follows ``seed_everything``.
 
     Raises:
@@ -93,6 +88,8 @@ class FineLIPModule(LightningModule):
         ramp_loss: bool = True,
         epochs: int | None = None,
         max_non_finite: int = 1,
+        evaluate_cut: int | None = 77,
+        himo_captions: int = 1000,
         seed: int = 71,
     ) -> None:
         super().__init__()
@@ -104,6 +101,10 @@ class FineLIPModule(LightningModule):
             raise UsageError(f"model.accumulate must be at least 1, got {accumulate}")
         if warmup_steps < 0:
             raise UsageError(f"model.warmup_steps must not be negative, got {warmup_steps}")
+        if evaluate_cut is not None and evaluate_cut < 3:
+            raise UsageError(f"model.evaluate_cut must be at least 3, got {evaluate_cut}")
+        if himo_captions < 0:
+            raise UsageError(f"model.himo_captions must not be negative, got {himo_captions}")
         if global_loss_weight < 0:
             raise UsageError(f"model.global_loss_weight must not be negative, got {global_loss_weight}")
         with torch.random.fork_rng(devices=[]):
@@ -120,6 +121,7 @@ class FineLIPModule(LightningModule):
             weights = read_tiny() if init == "tiny" else read_clip(Path(init).expanduser())
             print(f"initial weights: {init} ({load_clip(self.model, weights)})")
             self.pretrained, self.weights_sha256 = "self" if init == "tiny" else "file", weights.sha256
+        self.backbone = backbone if isinstance(backbone, str) else "own config"
         self.loss = TripletHinge() if loss is None else loss
         self.global_loss = GlobalInfoNCE(smoothing=0.0)
         self.global_loss_weight = global_loss_weight
@@ -130,7 +132,18 @@ class FineLIPModule(LightningModule):
         self.guard = NonFiniteGuard(max_non_finite)
         self.batches = 0
         self.whole = 0  # epochs of the schedule
-        self.collected: list[dict[str, Tensor]] = []
+        self.evaluate_cut, self.himo_captions = evaluate_cut, himo_captions
+        self.evaluated: dict[int, EvaluationSet] = {}
+
+    @property
+    def context_length(self) -> int:
+        """Slots of a text, which the data are cut to."""
+        return self.model.context_length
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels, which the data are brought to."""
+        return self.model.image_size
 
     # ------------------------------------------------------------------ before training
 
@@ -239,60 +252,32 @@ class FineLIPModule(LightningModule):
 
     # ------------------------------------------------------------------ validation and test
 
-    def _collect(self, batch: Mapping[str, Tensor]) -> None:
-        image = self.model.encode_image(batch["image"])
-        text = self.model.encode_text(cut_to_longest(batch["ids"], batch["lengths"]), batch["lengths"])
-        self.collected.append(
-            {
-                "image": image.vector.cpu(),
-                "image_set": image.tokens.cpu(),
-                "text": text.vector.cpu(),
-                "text_set": text.tokens.cpu(),
-                "text_mask": text.mask.cpu(),
-                "pair_id": batch["pair_id"].cpu(),
-            }
-        )
+    def on_validation_epoch_start(self) -> None:
+        self.evaluated = {}
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluated = {}
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        self._collect(batch)
+        self.evaluated.setdefault(0, EvaluationSet()).add(self.model, batch)
 
-    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        self._collect(batch)
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        fresh = EvaluationSet(self.evaluate_cut, self.himo_captions)
+        self.evaluated.setdefault(dataloader_idx, fresh).add(self.model, batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.retrieval().items()})
+        self._log_scores("val", [""])
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.retrieval().items()})
+        further = getattr(self.trainer.datamodule, "further_tests", ())  # type: ignore[attr-defined]
+        self._log_scores("test", ["", *(f"{source.name}/" for source in further)])
 
-    @torch.no_grad()
-    def retrieval(self) -> dict[str, float]:
-        """Recall and ranks of the collected pairs both ways, by global and by fused score, then forget them.
-
-        Captions of equal ``pair_id`` belong to one image, the first of that id.
-        """
-        sets, self.collected = self.collected, []
-        ids = torch.cat([s["pair_id"] for s in sets])
-        owner = torch.unique(ids, return_inverse=True)[1]
-        first = torch.full((int(owner.max()) + 1,), len(ids)).scatter_reduce(0, owner, torch.arange(len(ids)), "amin")
-        images, image_sets = (torch.cat([s[name] for s in sets])[first] for name in ("image", "image_set"))
-        texts = torch.cat([s["text"] for s in sets])
-        text_sets, masks = joined([s["text_set"] for s in sets], [s["text_mask"] for s in sets])
-
-        def coarse(rows: slice, columns: slice) -> Tensor:
-            return global_scores(images[rows].to(self.device), texts[columns].to(self.device)).cpu()
-
-        def fused(rows: slice, columns: slice) -> Tensor:
-            parts = (image_sets[rows], text_sets[columns], masks[columns])
-            local = self.model.local_scores(*(part.to(self.device) for part in parts)).cpu()
-            return fuse_scores(coarse(rows, columns), local, self.model.alpha)
-
-        found: dict[str, float] = {}
-        for kind, tile in (("global", coarse), ("fused", fused)):
-            positions = streamed_positions(tile, owner, len(first), TILE)
-            for way, where in (("i2t", positions.image_to_text), ("t2i", positions.text_to_image)):
-                found |= {f"{kind}/{way}_{name}": value for name, value in retrieval_scores(where).items()}
-        return found
+    def _log_scores(self, split: str, names: Sequence[str]) -> None:
+        """Recall and ranks of each evaluation set, by global and by fused score; see :class:`EvaluationSet`."""
+        for number, pairs in self.evaluated.items():
+            found = pairs.scores(self.model)
+            self.log_dict({f"{split}/{names[number]}{name}": value for name, value in found.items()})
+        self.evaluated = {}
 
     def forward(self, images: Tensor, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """``(N, M)`` fused scores."""
@@ -302,7 +287,14 @@ class FineLIPModule(LightningModule):
     # ------------------------------------------------------------------ checkpoints and reports
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"format": FORMAT, "backbone": self.model.config, "guard": self.guard.state()}
+        checkpoint[RECORD] = {
+            "format": FORMAT,
+            "backbone": self.model.config,
+            "options": self.model.options,
+            "guard": self.guard.state(),
+            "pretrained": self.pretrained,
+            "weights_sha256": self.weights_sha256,
+        }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another training.
@@ -316,10 +308,12 @@ class FineLIPModule(LightningModule):
         if record["backbone"] != self.model.config:
             raise UsageError("ckpt_path must be of the same backbone, got one of another")
         self.guard.restore(record["guard"])
+        self.pretrained, self.weights_sha256 = record["pretrained"], record["weights_sha256"]
 
     def describe(self) -> dict[str, Any]:
         """What ``results.json`` says about the model."""
         told: dict[str, Any] = {
+            "backbone": self.backbone,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "context_length": self.model.context_length,
@@ -329,21 +323,3 @@ class FineLIPModule(LightningModule):
             "skipped_batches": self.guard.skipped,
         }
         return told if self.weights_sha256 is None else told | {"weights_sha256": self.weights_sha256}
-
-
-def joined(sets: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sets of several batches in one tensor, and their masks; padding goes before, for the global token stays last.
-
-    Example:
-        >>> sets, masks = joined(
-        ...     [torch.ones(1, 2, 1), torch.ones(1, 3, 1)], [torch.ones(1, n, dtype=torch.bool) for n in (2, 3)]
-        ... )
-        >>> masks.tolist()
-        [[False, True, True], [True, True, True]]
-    """
-    rows = [row.flip(0) for group in sets for row in group]
-    marks = [row.flip(0) for group in masks for row in group]
-    return (
-        pad_sequence(rows, batch_first=True).flip(1),
-        pad_sequence(marks, batch_first=True).flip(1),
-    )

@@ -88,6 +88,35 @@ def stretch(
     return torch.cat([p[:keep], rows.flatten(0, 1)])
 
 
+def shrink(positions: Tensor, keep: int = 20, ratio: int = 4) -> Tensor:
+    """The table that ``kps`` would stretch to this one: the first ``k`` rows, and every ``r``-th of the others.
+
+    Bit for bit the original one, if nothing was trained since; of a trained table the other rows are lost.
+
+    Args:
+        positions: ``(k + r n, W)``.
+        keep: Rows that stayed, ``k``.
+        ratio: Rows for one, ``r``.
+
+    Returns:
+        ``(k + n, W)``.
+
+    Raises:
+        UsageError: A table of so many rows cannot have come about so.
+
+    Example:
+        >>> shrink(stretch(torch.arange(77.0)[:, None]))[:, 0].equal(torch.arange(77.0))
+        True
+    """
+    rest = len(positions) - keep
+    if keep < 0 or ratio < 1 or rest < 2 * ratio or rest % ratio:
+        raise UsageError(
+            f"keep and ratio must be those that a table was stretched with, got {keep} and {ratio} for "
+            f"{len(positions)} positions"
+        )
+    return torch.cat([positions[:keep], positions[keep::ratio]])
+
+
 def positions_from_tables(frozen: Tensor, trained: Tensor, keep: int, length: int) -> Tensor:
     """The first ``length`` positions: rows before ``keep`` from one table, the others from the other.
 

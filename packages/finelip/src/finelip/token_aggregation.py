@@ -22,10 +22,15 @@ def aggregate(tokens: Tensor, scores: Tensor, mask: Tensor | None = None) -> Ten
                  [2.]]])
     """
     if mask is not None:
-        scores = scores.masked_fill(~mask[..., None], -torch.inf)
         tokens = tokens.masked_fill(~mask[..., None], 0)  # a weight of zero does not silence a NaN
-    weights = scores.softmax(1, dtype=torch.float32).to(tokens.dtype)
-    return weights.mT @ tokens
+    return mixture_weights(scores, mask).to(tokens.dtype) @ tokens
+
+
+def mixture_weights(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``(B, K, N)`` float32 weights of the mixtures of :func:`aggregate`; those of each sum to 1."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask[..., None], -torch.inf)
+    return scores.softmax(1, dtype=torch.float32).mT
 
 
 class TokenAggregation(nn.Module):
@@ -67,4 +72,8 @@ class TokenAggregation(nn.Module):
             tokens: ``(B, N, D)``.
             mask: ``(B, N)``, true where a token is no padding.
         """
-        return aggregate(tokens, self.weight(tokens) * self.scale, mask)
+        return aggregate(tokens, self.scores(tokens), mask)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """``(B, N, K)`` scores of the tokens, before the softmax."""
+        return self.weight(tokens) * self.scale

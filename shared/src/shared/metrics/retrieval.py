@@ -200,3 +200,57 @@ def recall_by_chance(items: int, k: int, own: int = 1) -> float:
     for drawn in range(min(k, items)):
         missed *= max(0, items - own - drawn) / (items - drawn)
     return 1 - missed
+
+
+def recall_ratio_interval(
+    found: Tensor,
+    other: Tensor,
+    k: int,
+    groups: Tensor | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How many times as high one recall is as another of the same queries, with a paired bootstrap interval.
+
+    A query counts in both recalls or in none of a resample. A resample in which neither finds anything counts as a
+    ratio of 1, one in which only the other does not, as infinite.
+
+    Args:
+        found: ``(Q,)`` positions of the true items in one ranking.
+        other: ``(Q,)`` in the other, in the same order of the queries.
+        k: Of the recall.
+        groups: ``(Q,)`` ids of what is resampled as a whole, such as the image of each caption; ``None``: queries.
+        confidence: Coverage of the interval, in (0, 1).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the draws.
+
+    Returns:
+        The ratio and the ends of its percentile interval.
+
+    Raises:
+        UsageError: The rankings are of different queries, or of none.
+
+    Example:
+        >>> recall_ratio_interval(torch.tensor([0, 0, 0, 5]), torch.tensor([0, 3, 3, 3]), 1)[0]
+        3.0
+    """
+    if found.shape != other.shape or not len(found):
+        raise UsageError(f"both rankings must be of the same queries, got {len(found)} and {len(other)}")
+    hits = torch.stack([found < k, other < k], 1).double().cpu().numpy()
+    ids = np.arange(len(hits)) if groups is None else np.unique(groups.cpu().numpy(), return_inverse=True)[1]
+    per_group = np.zeros((int(ids.max()) + 1, 2))
+    np.add.at(per_group, ids, hits)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(per_group), np.full(len(per_group), 1 / len(per_group)), size=resamples) @ per_group
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    # Infinite ratios are values like others: the ends are order statistics, without interpolation.
+    low, high = np.quantile(_ratio(drawn), tails, method="nearest")
+    return float(_ratio(hits.sum(0, keepdims=True))[0]), float(low), float(high)
+
+
+def _ratio(counts: np.ndarray) -> np.ndarray:
+    above, below = counts[:, 0], counts[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((above == 0) & (below == 0), 1.0, above / below)

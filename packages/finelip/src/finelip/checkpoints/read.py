@@ -20,6 +20,9 @@ from shared.errors import UsageError
 
 Activation = Literal["quick_gelu", "gelu"]
 
+RECORD = "finelip"
+"""Where a checkpoint of ``finelip fit`` says what it holds."""
+
 AGGREGATORS = "cross_net."
 MAY_BE_ABSENT = (AGGREGATORS, "positional_embedding_res")
 """All that a model may want and a file need not have: CLIP has neither, Long-CLIP not the first."""
@@ -251,6 +254,9 @@ def stretched_table(model: FineLIP, table: Tensor, option: str) -> Tensor:
     Raises:
         UsageError: It does not come out at the model's length.
     """
+    width = model.positional_embedding.shape[1]
+    if table.shape[1] != width:
+        raise UsageError(f"{option} belongs to another model: its texts are {table.shape[1]} wide, not {width}")
     longer = stretch(table, model.stretch_by, model.keep, model.ratio)
     if longer.shape != model.positional_embedding.shape:
         raise UsageError(

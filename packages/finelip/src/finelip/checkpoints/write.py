@@ -10,29 +10,12 @@ from transformers import CLIPConfig
 
 from finelip.checkpoints.layouts import Layout, to_huggingface
 from finelip.checkpoints.read import load_clip, read_clip
+from finelip.checkpoints.tokenizer_files import write_tokenizer
 from finelip.finelip import FineLIP
 from finelip.positions import positions_from_tables
 from finelip.tokenizer import EOS, SOT
 from shared.checkpoints import FORMAT, save_tensors
 from shared.errors import UsageError
-
-
-def options_of(model: FineLIP) -> dict[str, Any]:
-    """Arguments that build a model of the same shapes and scores."""
-    net = model.cross_net
-    return {
-        "stretch_by": model.stretch_by,
-        "keep": model.keep,
-        "ratio": model.ratio,
-        "refinement": model.refinement,
-        "k_image": None if net.aggr_net is None else net.aggr_net.k,
-        "k_text": None if net.cap_aggr_net is None else net.cap_aggr_net.k,
-        "direction": model.direction,
-        "slope": model.slope,
-        "reduction": model.reduction,
-        "global_tokens": model.global_tokens,
-        "alpha": model.alpha,
-    }
 
 
 def one_table(model: FineLIP) -> dict[str, Tensor]:
@@ -59,7 +42,7 @@ def write_clip(model: FineLIP, path: Path, layout: Layout = "finelip") -> None:
         return
     if path.suffix != ".safetensors":
         raise UsageError(f"out must end in .safetensors for the layout {layout}, got {path}")
-    about: dict[str, Any] = {"format": FORMAT, "layout": layout, "backbone": model.config, "options": options_of(model)}
+    about: dict[str, Any] = {"format": FORMAT, "layout": layout, "backbone": model.config, "options": model.options}
     tensors = model.state_dict() if layout == "finelip" else one_table(model)
     save_tensors(path, tensors, {"finelip": json.dumps(about)})
 
@@ -97,7 +80,7 @@ def huggingface_config(model: FineLIP) -> CLIPConfig:
 
 
 def write_huggingface(model: FineLIP, folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``; see :func:`write_clip`."""
+    """Write ``config.json``, ``model.safetensors`` and the tokenizer; see :func:`write_clip`."""
     if folder.exists():
         raise UsageError(f"out must not exist yet for the layout huggingface, got {folder}")
     temporary = folder.with_name(folder.name + ".tmp")
@@ -105,6 +88,7 @@ def write_huggingface(model: FineLIP, folder: Path) -> None:
     temporary.mkdir(parents=True)
     huggingface_config(model).save_pretrained(temporary)
     save_tensors(temporary / "model.safetensors", to_huggingface(one_table(model)), {"format": "pt"})
+    write_tokenizer(temporary, model.context_length)
     temporary.rename(folder)
 
 

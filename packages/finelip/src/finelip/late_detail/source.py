@@ -7,11 +7,11 @@ from PIL import Image
 
 from finelip.late_detail.families import MEMBERS, CaptionedScene, draw_family
 from finelip.late_detail.rendering import render
-from finelip.sources.pairs import Pair
+from finelip.sources.pairs import Pair, PairSource
 from shared.errors import UsageError
 
 
-class LateDetail:
+class LateDetail(PairSource):
     """Generated pictures with long captions, which tell the four pictures of a family apart only after token 77.
 
     A model that reads 77 tokens can at best guess within the family. Pair ``i`` of a split is member ``i % 4`` of

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from finelip.sources.pairs import SPLITS, Pair, checked_split
+from finelip.sources.pairs import SPLITS, Pair, PairSource, checked_split
 from finelip.sources.pictures import opened
 from shared.data.labelled_images import Provenance
 from shared.data.sources import existing
@@ -32,7 +32,7 @@ class Record(NamedTuple):
     short: str | None = None
 
 
-class CaptionedFiles(ABC):
+class CaptionedFiles(PairSource, ABC):
     """Pictures in files and captions in memory; building one reads nothing but what ``prepare`` left in the folder.
 
     Args:

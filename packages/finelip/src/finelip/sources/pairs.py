@@ -38,17 +38,18 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """A set of captioned pictures, read on demand; safe to send to a worker process."""
+    """A set of captioned pictures, read on demand; safe to send to a worker process.
 
-    @property
-    def name(self) -> str:
-        """Of the set, in one word."""
-        ...
+    Readers inherit from it, so that options may name them without their modules; for Python any object of this form
+    will do.
 
-    @property
-    def provenance(self) -> Literal["real", "derived", "synthetic"]:
-        """What the pictures are."""
-        ...
+    Attributes:
+        name: Of the set, in one word.
+        provenance: What the pictures are.
+    """
+
+    name: str
+    provenance: Literal["real", "derived", "synthetic"]
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """The pairs of ``train``, ``validation`` or ``test``, in a fixed order; empty where the set has no such split.

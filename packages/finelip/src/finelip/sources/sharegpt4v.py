@@ -12,7 +12,7 @@ from PIL import Image
 
 from finelip.sources.captioned_files import check_first_pictures, recorded_name, recorded_provenance
 from finelip.sources.json_files import json_list, text_at
-from finelip.sources.pairs import Pair, checked_split
+from finelip.sources.pairs import Pair, PairSource, checked_split
 from finelip.sources.pictures import opened
 from shared.data.labelled_images import Provenance
 from shared.data.sources import existing
@@ -24,7 +24,7 @@ SA1B_PER_FOLDER = 11_187
 """Pictures in one archive of SA-1B, about."""
 
 
-class ShareGPT4V:
+class ShareGPT4V(PairSource):
     """``root/FILE`` and, below the root, the pictures that it names (``coco/…``, ``llava/…``, ``sam/images/…``).
 
     A record is ``{"id", "image", "conversations": [{…}, {"from": "gpt", "value": caption}]}``. The caption is the

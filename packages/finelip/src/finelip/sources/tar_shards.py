@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from PIL import Image
 
-from finelip.sources.pairs import Pair, checked_split
+from finelip.sources.pairs import Pair, PairSource, checked_split
 from finelip.sources.pictures import opened
 from shared.data.labelled_images import Provenance
 from shared.data.sources import existing
@@ -23,7 +23,7 @@ PICTURES = ("jpg", "png", "jpeg", "webp")
 _BLOCK = 512
 
 
-class TarShards:
+class TarShards(PairSource):
     """Samples of ``KEY.jpg`` (or png, jpeg, webp) and ``KEY.txt`` or ``KEY.json`` in uncompressed tar files.
 
     A member's key is its path up to the first dot of its name, the rest is its extension, as webdataset has it. The

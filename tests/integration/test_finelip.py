@@ -1,0 +1,237 @@
+"""The ``finelip`` command as users run it, small."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from finelip.checkpoints.read import read_clip
+from finelip.cli import main
+from finelip.data import CaptionDataModule
+from finelip.module import FineLIPModule
+from finelip.training import FinelipCli
+from shared.commands import config_names
+
+PAIRS = ["--data.source.pairs", "16", "--data.source.validation_pairs", "8", "--data.source.test_pairs", "12"]
+TINY = [*PAIRS, "--data.batch_size", "8", "--data.eval_batch_size", "5", "--model.warmup_steps", "1"]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--model.init", "random"]
+RUN_IT = "import sys; from finelip.cli import main; main(sys.argv[1:])"
+RUN = Path("runs/finelip/fit/version_0")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*more: str, epochs: int = 2) -> None:
+    main(["fit", *CPU, *TINY, "--trainer.max_epochs", str(epochs), *more])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    """The one sentence that a wrong command prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == code
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1, told
+    return told[0].removeprefix("finelip: ")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = max((run / "checkpoints").glob("*.ckpt"))  # names count epochs
+    return torch.load(newest, weights_only=True)["state_dict"]
+
+
+def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fit, test, export, encode, index, retrieve, explain, predict, one after the other."""
+    fit()
+    record = json.loads((RUN / "results.json").read_text())
+    assert record["data"]["provenance"] == "synthetic"
+    assert record["model"]["context_length"] == record["data"]["context_length"] == 248
+    assert record["data"]["image_size"] == 96
+    assert "What captions found" in (RUN / "report.html").read_text()
+    capsys.readouterr()
+
+    main(["test", *CPU, "--model.evaluate_cut", "40"])
+    told = capsys.readouterr().out
+    assert "FineLIP* (fused), cut at 40" in told
+    assert told.count("chance") == 2
+    assert "HiMo@2" in told
+    tested = json.loads((RUN / "results_test.json").read_text())["metrics"]
+    assert tested["test/chance/t2i_r1"] == pytest.approx(1 / 12)
+    assert tested["test/cut40/fused/t2i_r1_ratio_low"] <= tested["test/cut40/fused/t2i_r1_ratio_high"]
+    assert "Recall at k and ranks from 1, test" in (RUN / "report.html").read_text()
+
+    main(["export", "--out", "model.safetensors"])
+    assert "| val/fused/t2i_r1 |" in Path("model.safetensors.md").read_text()
+    main(["export", "--out", "long.safetensors", "--layout", "openai"])
+    assert len(read_clip(Path("long.safetensors")).tensors["positional_embedding"]) == 248
+
+    main(["encode", "--out", "shards", "--shard_size", "5", "--", *PAIRS])
+    main(["index", "--shards", '["shards"]', "--out", "index"])
+    capsys.readouterr()
+    for mode in ("global", "fused", "rerank"):
+        main(["retrieve", "--index", "index", "--mode", mode, "--rerank_top", "3", "--weights", "model.safetensors"])
+        printed = capsys.readouterr().out
+        assert re.search("image to text +R@1 ", printed)
+        assert "0.083" in printed  # chance of 12
+    words = ["retrieve", "--index", "index", "--text", '["a red disc", "two bars"]', "--top", "3"]
+    Image.new("CMYK", (70, 50)).save("p.jpg")
+    main([*words, "--picture", '["p.jpg"]', "--out", "gallery"])
+    page = Path("gallery/report.html").read_text()
+    assert page.count("<img") == 2 * 3 + 1
+    assert "http" not in page.split("</style>")[1].replace("http-equiv", "")
+
+    main(["explain", "--picture", "p.jpg", "--text", "a red disc", "--out", "explained"])
+    assert Path("explained/match_maps.png").is_file()
+    Path("texts.txt").write_text("a red disc\ntwo bars\n")
+    main(["predict", "--pictures", "p.jpg", "--texts", "texts.txt", "--top", "2"])
+    assert len(Path("predictions.csv").read_text().splitlines()) == 3
+
+    # An index of another model, and other wrong input.
+    fit("--seed_everything", "5", "--run.name", "other", epochs=1)
+    told = refusal(capsys, *words, "--weights", "last")
+    assert told.startswith("--index must have been made by the model of --weights, got index of another one")
+    assert "which differs in model" in refusal(capsys, "encode", "--out", "shards", "--shard_size", "5", "--", *PAIRS)
+    assert "--texts must be an existing file" in refusal(
+        capsys, "predict", "--pictures", "p.jpg", "--texts", "none.txt"
+    )
+    Path("runs/finelip/fit/version_0/checkpoints/broken.ckpt").write_bytes(b"PK\x03\x04 cut")
+    broken = "runs/finelip/fit/version_0/checkpoints/broken.ckpt"
+    assert "damaged" in refusal(capsys, "test", *CPU, "--ckpt_path", broken)
+
+
+def test_killed_and_continued_is_uninterrupted() -> None:
+    """Two epochs, killed in the third, continued to four: the bits of four in one go."""
+    fit("--run.name", "whole", epochs=4)
+    whole = weights(Path("runs/finelip/whole/version_0"))
+
+    class Killed(Exception):
+        pass
+
+    training_step = FineLIPModule.training_step
+
+    def step(self: FineLIPModule, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        if self.current_epoch == 2 and batch_idx == 1:
+            raise Killed
+        training_step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineLIPModule, "training_step", step)
+        with pytest.raises(Killed):
+            fit("--run.name", "cut", epochs=4)
+    assert not all(torch.equal(whole[name], t) for name, t in weights(Path("runs/finelip/cut/version_0")).items())
+    fit("--run.name", "cut", "--ckpt_path", "last", epochs=4)
+    again = weights(Path("runs/finelip/cut/version_0"))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in again.items())
+    assert not Path("runs/finelip/cut/version_1").exists()
+
+
+def test_encode_killed_by_the_system(empty_folder: Path) -> None:
+    """A process that gets no chance to tidy up; the second run finds every whole shard and makes the rest."""
+    fit(epochs=1)
+    command = ["encode", "--shard_size", "2", "--batch_size", "1", "--", *PAIRS]
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_IT, command[0], "--out", "killed", *command[1:]],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 300
+    while not list(Path("killed").glob("*.safetensors")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(Path("killed").glob("*.safetensors"))
+    main([command[0], "--out", "killed", *command[1:]])
+    main([command[0], "--out", "whole", *command[1:]])
+    for file in Path("whole").iterdir():
+        assert (Path("killed") / file.name).read_bytes() == file.read_bytes(), file.name
+    assert {f.name for f in Path("killed").iterdir() if f.suffix != ".tmp"} == {f.name for f in Path("whole").iterdir()}
+
+
+@pytest.mark.parametrize("config", config_names("finelip"))
+def test_shipped_configs_are_understood(config: str) -> None:
+    cli = FinelipCli("finelip", FineLIPModule, CaptionDataModule, ["fit", "--config", config], parse_only=True)
+    chosen = cli.config["fit"]
+    assert chosen.data.source.class_path.startswith("finelip.")
+    assert cli.part("model")["loss"] is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        ("baseline_contrastive", PAIRS),
+        ("long_clip", PAIRS),
+        ("captioned_photos", ["--data.train_pairs", "8", "--data.test_pairs", "6", "--data.batch_size", "4"]),
+    ],
+)
+def test_small_configs_run(config: str, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", config, *CPU, *more, "--data.eval_batch_size", "6"]
+    main(["fit", *words, "--trainer.max_epochs", "1"])
+    main(["test", *words])
+    assert "R@10" in capsys.readouterr().out
+    real = config == "captioned_photos"
+    record = json.loads(Path(f"runs/finelip/{config}/version_0/results_test.json").read_text())
+    assert record["data"]["provenance"] == ("real" if real else "synthetic")
+
+
+def test_several_evaluation_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(epochs=1)
+    photos = '[{"class_path": "finelip.captioned_photos.CaptionedPhotos", "init_args": {"crops": false}}]'
+    main(["test", *CPU, "--data.further_tests", photos])
+    told = capsys.readouterr().out
+    assert "captioned-photos" in told
+    scores = json.loads((RUN / "results_test.json").read_text())["metrics"]
+    assert scores["test/captioned-photos/chance/t2i_r1"] == pytest.approx(1 / 5)
+    assert scores["test/chance/t2i_r1"] == pytest.approx(1 / 12)
+
+
+def test_a_sweep_goes_on_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", "--axes", '["positions"]', "--seeds", "[3]", "--epochs", "1", "--workers", "1", "--out", "s"]
+    main([*command, "--", *CPU[:2], *CPU[4:], *TINY])
+    table = Path("s/table.md").read_text()
+    for value in ("default", "linear", "random", "none"):
+        assert f"| {value} |" in table
+    assert Path("s/sweep.png").is_file()
+    lines = Path("s/results.csv").read_text().splitlines()
+    assert len(lines) == 5
+    Path("s/results.csv").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    main([*command, "--", *CPU[:2], *CPU[4:], *TINY])
+    again = Path("s/results.csv").read_text().splitlines()
+    assert again[:4] == lines[:4]
+    without_seconds: Callable[[str], list[str]] = lambda line: [c for n, c in enumerate(line.split(",")) if n != 14]  # noqa: E731
+    assert len(again) == 5
+    assert without_seconds(again[4])[:9] == without_seconds(lines[4])[:9]
+    assert Path("s/table.md").read_text() == table
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fit", "--data.source", "LateDetial"], "--data.source must name a class of kind PairSource, got LateDetial"),
+        (["fit", "--model.refinment", "both"], "unknown option model.refinment"),
+        (["fit", "--model.evaluate_cut", "1"], "model.evaluate_cut must be at least 3, got 1"),
+        (["fit", "--config", "long_klip"], "--config must be a file or a shipped config"),
+        (["test"], "--ckpt_path last needs a run with a whole checkpoint, found none in runs/finelip/fit"),
+        (["encode", "--out", "e", "--split", "tset", "--weights", "none.ckpt"], "--weights must be an existing file"),
+        (["sweep", "--axes", '["losses"]'], "--axes must hold some of positions, ratio, refinement, loss, got losses"),
+        (["retrieve", "--index", "none", "--weights", "tiny"], "--index must be a folder that finelip index wrote"),
+        (["index", "--shards", "[]", "--out", "i"], "--shards must name at least one folder"),
+    ],
+)
+def test_wrong_input_in_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentence in refusal(capsys, *words)
