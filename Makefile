@@ -38,6 +38,7 @@ demo: $(STAMP) ## run the main job of every package on its own data; prints the 
 	$(BIN)/fedsam test --run.root runs/demo
 	$(BIN)/usssl pretrain --run.root runs/demo
 	$(BIN)/usssl finetune --run.root runs/demo
+	$(BIN)/finelip fit --run.root runs/demo
 	$(BIN)/fedseca compare --out runs/demo -- --model.network.width 16
 
 test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)
