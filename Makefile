@@ -39,6 +39,7 @@ demo: $(STAMP) ## run the main job of every package on its own data; prints the 
 	$(BIN)/usssl pretrain --run.root runs/demo
 	$(BIN)/usssl finetune --run.root runs/demo
 	$(BIN)/finelip fit --run.root runs/demo
+	$(BIN)/finelip test --run.root runs/demo
 	$(BIN)/fedseca compare --out runs/demo -- --model.network.width 16
 
 test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)
