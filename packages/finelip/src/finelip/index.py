@@ -22,7 +22,7 @@ from shared.errors import RunError, UsageError
 
 FORMAT = 1
 INDEX = "index.json"
-CHUNK = 4096
+CHUNK = 1024
 """Vectors that are widened to float32 at once: what a core's cache holds."""
 
 SAME = ("model", "precision", "dim", "refinement", "context_length", "image_size")

@@ -1,6 +1,7 @@
 """Search an index: by global vectors, by the fused score, or by the fused score of the best by global vectors."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,12 +18,14 @@ from shared.metrics.retrieval import (
     retrieval_scores,
     streamed_positions,
 )
+from shared.threads import torch_threads
 
 Mode = Literal["global", "fused", "rerank"]
 
 SETS_AT_ONCE = 256
 """Sets that are read and scored at once."""
 QUERIES_AT_ONCE = 64
+FEW_QUERIES = 8
 
 
 class Hits(NamedTuple):
@@ -83,6 +86,24 @@ def search(
     if not index.names(side):
         raise UsageError(f"--index must hold {side} to find, got {index.folder} without any")
     alpha = model.alpha if alpha is None else alpha
+    # One query is many small products, for which a second thread does nothing but wait.
+    alone = mode != "fused" and len(query.vector) < FEW_QUERIES
+    with torch_threads(1) if alone else nullcontext():
+        return _search(index, model, query, side, mode, top, rerank_top, alpha, faiss)
+
+
+def _search(
+    index: Index,
+    model: FineLIP,
+    query: ImageSet | TextSet,
+    side: Side,
+    mode: Mode,
+    top: int,
+    rerank_top: int,
+    alpha: float,
+    faiss: bool,
+) -> list[Hits]:
+    """See :func:`search`."""
     if mode == "fused":
         coarse = index.global_scores(side, query.vector)
         first = [(torch.arange(coarse.shape[1]), row) for row in coarse]
