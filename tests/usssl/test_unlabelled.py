@@ -127,6 +127,12 @@ def test_validation_is_the_same_in_every_epoch(small_videos: PhantomVideos) -> N
     assert sum(len(batch[0]) for batch in first) == 6
 
 
+def test_a_share_and_a_total_choose_what_is_trained_on_alone() -> None:
+    data = _data(Stored(16, 10), sampling=Sampling(total=20))
+    assert len(data.index) == 20
+    assert len(data.validation_index) == -(-16 // Sampling().frame_skip)
+
+
 def test_grey_bytes_stay_one_channel_on_the_way() -> None:
     (batch, *_) = _data(Stored(16), backend="batched").train_dataloader()
     assert isinstance(batch, FrameBatch)

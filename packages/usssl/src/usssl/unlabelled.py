@@ -1,6 +1,7 @@
 """Unlabelled ultrasound video as a LightningDataModule: frames, chosen by rules, made into views."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -141,8 +142,8 @@ class UltrasoundVideoDataModule(LightningDataModule):
 
     @cached_property
     def validation_index(self) -> np.ndarray:
-        """The same for validation."""
-        return frame_index(self._sets.validation, self.sampling, self.seed)
+        """The same for validation, where a share and a total are of no concern: they say what is trained on."""
+        return frame_index(self._sets.validation, replace(self.sampling, share=100, total=None), self.seed)
 
     @property
     def data_name(self) -> str:
