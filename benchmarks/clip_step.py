@@ -5,8 +5,9 @@
 Forward, backward and AdamW on the same random pairs with random weights. Ours: both towers with every token projected,
 refinement of both sides, late interaction, triplet loss. The peer: open_clip's CLIP with a text context of 248 and its
 ``ClipLoss``, so neither refinement nor late interaction. Once with captions that fill all slots, once with captions of
-about 130 tokens, of which ours sees no more than the longest of the batch. Steps alternate in one process and their
-CPU time is compared; peak memory is growth over the resident size before the model is built.
+about 130 tokens, of which ours sees no more than the longest of the batch; and once without refinement and late
+interaction, our contrastive baseline, which is the same products as the peer's. Steps alternate in one process and
+their CPU time is compared; peak memory is growth over the resident size before the model is built.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from finelip.finelip import FineLIP
-from finelip.losses.loss import EncodedBatch
+from finelip.losses.info_nce import GlobalInfoNCE
+from finelip.losses.loss import EncodedBatch, Loss
 from finelip.losses.triplet import TripletHinge
 from finelip.tokenizer import EOS, cut_to_longest, true_lengths
 from finelip.towers import backbone_config
@@ -28,6 +30,8 @@ from text_lengths import captions
 
 SLOTS = 248
 LIMIT = 1.0
+SAME_PRODUCTS_LIMIT = 1.1
+BUDGET_S = 360.0  # of each case
 Step = Callable[[], object]
 
 
@@ -45,7 +49,16 @@ def step_of(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
 
 def ours(backbone: str, images: Tensor, ids: Tensor) -> Step:
     """FineLIP's step."""
-    model, criterion = FineLIP(backbone), TripletHinge()
+    return finelip_step(FineLIP(backbone), TripletHinge(), images, ids)
+
+
+def baseline(backbone: str, images: Tensor, ids: Tensor) -> Step:
+    """The step of the stretched model by the contrastive loss of global vectors."""
+    return finelip_step(FineLIP(backbone, refinement="none"), GlobalInfoNCE(), images, ids)
+
+
+def finelip_step(model: FineLIP, criterion: Loss, images: Tensor, ids: Tensor) -> Step:
+    """A step as :class:`finelip.module.FineLIPModule` takes it."""
 
     def loss() -> Tensor:
         lengths = true_lengths(ids)
@@ -70,29 +83,33 @@ def peer(backbone: str, images: Tensor, ids: Tensor) -> Step:
 
 
 def measure(backbone: str, batch: int, pairs: int) -> list[dict[str, Any]]:
-    """Both lengths."""
+    """Both lengths, and the baseline."""
     size = backbone_config(backbone)["vision_cfg"]["image_size"]
     images = torch.randn(batch, 3, size, size)
     full = captions(batch, SLOTS)
     full[:, 1:-1] = torch.randint(1, 49_000, (batch, SLOTS - 2))
     full[:, -1] = EOS
     results = []
-    for name, ids in (("all 248 slots", full), ("about 130 tokens", captions(batch, SLOTS))):
+    for name, ids, model, limit in (
+        ("all 248 slots", full, ours, LIMIT),
+        ("about 130 tokens", captions(batch, SLOTS), ours, LIMIT),
+        ("all 248 slots, contrastive baseline", full, baseline, SAME_PRODUCTS_LIMIT),
+    ):
 
         def two_steps(build: Callable[[str, Tensor, Tensor], Step], ids: Tensor = ids) -> None:
             step = build(backbone, images, ids)
             step()
             step()
 
-        memory = [peak_growth(lambda build=build: two_steps(build)) for build in (ours, peer)]  # type: ignore[misc]
-        timed = compare(ours(backbone, images, ids), peer(backbone, images, ids), pairs, budget_s=150)
+        memory = [peak_growth(lambda build=build: two_steps(build)) for build in (model, peer)]  # type: ignore[misc]
+        timed = compare(model(backbone, images, ids), peer(backbone, images, ids), pairs, budget_s=BUDGET_S)
         results.append(
             {"texts": name, "backbone": backbone, "batch": batch}
             | as_dict(timed)
             | {
                 "time_ratio": round(1 / timed.speedup, 3),
-                "limit": LIMIT,
-                "holds": 1 / timed.high <= LIMIT,
+                "limit": limit,
+                "holds": 1 / timed.low <= limit,
                 "ours_peak_mb": round(memory[0] / 1e6),
                 "peer_peak_mb": round(memory[1] / 1e6),
             }
@@ -109,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    results = measure("clip_tiny", 8, 3) if options.quick else measure("ViT-B-16-quickgelu", 8, options.pairs)
+    results = measure("clip_tiny", 8, 3) if options.quick else measure("ViT-B-16-quickgelu", 4, options.pairs)
     header = ["texts", "ours s", "open_clip s", "ratio", "95 %", "pairs", "limit", "ours MB", "open_clip MB"]
     rows = [
         [

@@ -22,6 +22,9 @@ LEAKY_SLOPE = 0.1
 TILE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Default size of a tile of similarities: what a core's cache holds, and what fills a GPU."""
 
+LANES = 16
+"""Images of a tile are a multiple of this: maxima run over them, and whole vector registers are faster."""
+
 TRAINING_TILES = 2
 """In training tiles are so many times smaller, to be little beside the gradients."""
 
@@ -136,7 +139,10 @@ class Tile(NamedTuple):
 def tile_shape(images: Tensor, texts: Tensor, dtype: torch.dtype, budget: int) -> Tile:
     """The tile whose similarities fill the budget, about as many token rows as columns; at least one pair."""
     tokens = budget // dtype.itemsize
-    wide = max(1, min(len(images), int(2 * tokens**0.5) // images.shape[1]))
+    wide = int(2 * tokens**0.5) // images.shape[1]
+    if wide > LANES:
+        wide -= wide % LANES
+    wide = max(1, min(len(images), wide))
     return Tile(wide, max(1, min(len(texts), tokens // (wide * images.shape[1] * texts.shape[1]))))
 
 
