@@ -106,7 +106,7 @@ def augmentation(record: dict[str, Any]) -> str:
         "`benchmarks/augmentation.py`: windows of five slices, batch-wise in torch against one after the other with "
         "PIL and scipy. The floor is reading and writing images (float32) and labels (uint8) once at the speed of "
         "copying, as measured beside the run (a busy machine makes it slow, and the floor high); "
-        "30 to 40 % of the time goes into torch's bilinear sampling of the images. "
+        "a quarter to a third of the time goes into torch's bilinear sampling of the images. Every run is shown. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROUNDING = 1e-6  # what lies on an edge may come out on either side of it
+
 
 def centres(size: int, device: torch.device | None = None) -> Tensor:
     """``(S,)`` coordinates of the pixels' centres along one side."""
@@ -32,14 +34,12 @@ def columns_inside(matrices: Tensor, low: Tensor, high: Tensor, size: int) -> tu
     """
     slope = matrices[..., :2, 0, None]
     begin = matrices[..., :2, 1, None] * centres(size, matrices.device) + matrices[..., :2, 2, None]
-    low, high = low[..., None] - begin, high[..., None] - begin
-    # low <= slope * x <= high, for x and for y.
-    one, other = low / slope, high / slope
-    flat = slope == 0
-    within = (low <= 0) & (high >= 0)
-    least = torch.where(flat, torch.where(within, -1.0, 2.0), torch.minimum(one, other)).amax((1, 2))
-    most = torch.where(flat, 1.0, torch.maximum(one, other)).amin((1, 2))
-    first, last = (((side.clamp(-2, 2) + 1) * size - 1) / 2 for side in (least, most))
+    # low <= begin + slope * x <= high, for x and for y. Where the slope is 0 that gives infinities of the right signs,
+    # as no bound is met exactly.
+    one = ((low[..., None] - ROUNDING) - begin).div_(slope)
+    other = ((high[..., None] + ROUNDING) - begin).div_(slope)
+    least, most = torch.minimum(one, other).amax((1, 2)), torch.maximum(one, other).amin((1, 2))
+    first, last = (((side.clamp_(-2, 2) + 1) * size - 1) / 2 for side in (least, most))
     return first.ceil().long().clamp_(0, size), last.floor().long().clamp_(-1, size - 1)
 
 

@@ -11,6 +11,7 @@ from fedsam.augmentation.policy import ERASED_AREA, ERASED_RATIO, LEAST_ANGLE, M
 from shared.errors import UsageError
 
 NAMES = list(OPERATIONS)
+RANGES = torch.tensor(list(OPERATIONS.values()))  # (10, 2)
 CACHED_PIXELS = 65_536  # of a window's grid, at 16 bytes or so
 
 
@@ -45,28 +46,28 @@ def draw(batch: int, policy: Policy, generator: torch.Generator) -> Draws:
         policy: How often each step is taken.
         generator: On the CPU.
     """
-    coins = torch.rand(4, batch, generator=generator)
-    u = torch.rand(5, batch, generator=generator)
-    turned, bent = coins[0] < policy.rot_flip, coins[1] < policy.rotate
-    quarters = torch.randint(4, (batch,), generator=generator) * turned
-    flips = torch.where(turned, torch.randint(2, (batch,), generator=generator), -1)
-    angles = torch.randint(LEAST_ANGLE, MOST_ANGLE + 1, (batch,), generator=generator) * bent
-    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * u[1]
-    ratio = ERASED_RATIO[0] + (ERASED_RATIO[1] - ERASED_RATIO[0]) * u[2]
+    u = torch.rand(12 + len(NAMES) + policy.operations, batch, generator=generator)
+    turned, bent, curved, erased = u[:4] < torch.tensor(
+        [[policy.rot_flip], [policy.rotate], [policy.gamma], [policy.erase]]
+    )
+    quarters = (4 * u[4]).long() * turned
+    flips = torch.where(turned, (2 * u[5]).long(), -1)
+    angles = (LEAST_ANGLE + ((MOST_ANGLE + 1 - LEAST_ANGLE) * u[6]).floor_()) * bent
+    area = ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * u[7]
+    ratio = ERASED_RATIO[0] + (ERASED_RATIO[1] - ERASED_RATIO[0]) * u[8]
     # At most 5 % of the area and a ratio of 3.3: such a box always fits.
     height, width = (area * ratio).sqrt(), (area / ratio).sqrt()
-    boxes = torch.stack([u[3] * (1 - height), u[4] * (1 - width), height, width], 1)
-    chosen = torch.rand(batch, len(NAMES), generator=generator).argsort(1)[:, : policy.operations]
-    low, high = torch.tensor(list(OPERATIONS.values())).T
-    v = torch.rand(chosen.shape, generator=generator)
+    boxes = torch.stack([u[9] * (1 - height), u[10] * (1 - width), height, width], 1)
+    chosen = u[12 : 12 + len(NAMES)].T.argsort(1)[:, : policy.operations]
+    low, high = RANGES[chosen].unbind(-1)
     return Draws(
         quarters=quarters,
         flips=flips,
-        angles=angles.float(),
-        gammas=torch.where(coins[2] < policy.gamma, 3 * u[0] + 0.5, 1.0),
-        boxes=boxes * (coins[3] < policy.erase)[:, None],
+        angles=angles,
+        gammas=torch.where(curved, 3 * u[11] + 0.5, 1.0),
+        boxes=boxes * erased[:, None],
         operations=chosen,
-        magnitudes=low[chosen] + (high - low)[chosen] * v,
+        magnitudes=low + (high - low) * u[12 + len(NAMES) :].T,
     )
 
 
@@ -124,7 +125,7 @@ def gamma_tables(gammas: Tensor) -> Tensor:
 def look_up_(x: Tensor, table: Tensor) -> None:
     """Values of [0, 1] by a table of 256, in place; what lies outside takes its ends. Half the time of a power."""
     levels = x.mul_(255).clamp_(0, 255).int().flatten()
-    x.copy_(table.to(x).index_select(0, levels).view_as(x))
+    torch.index_select(table.to(x), 0, levels, out=x.view(-1))
 
 
 def enhance_(x: Tensor, name: str, value: float) -> None:
@@ -146,28 +147,28 @@ def enhance_(x: Tensor, name: str, value: float) -> None:
         x.clamp_(0, 1)
 
 
-def erase_(image: Tensor, label: Tensor, first: Tensor, last: Tensor, generator: torch.Generator) -> None:
-    """Uniform noise, the same in all slices ``(n, S, S)``, and label 0 between two columns of each row, in place.
+def erase_(images: Tensor, labels: Tensor, windows: Tensor, first: Tensor, last: Tensor, rng: torch.Generator) -> None:
+    """Uniform noise, the same in all slices, and label 0 between two columns of each row of some windows, in place.
 
     Args:
-        image: Of one window.
-        label: Likewise.
-        first: ``(S,)`` first column of each row, on the CPU like ``last``.
-        last: ``(S,)`` last column; less than ``first`` where a row has none.
-        generator: Of the noise, on the CPU.
+        images: ``(B, n, S, S)``, contiguous like ``labels``.
+        labels: Likewise.
+        windows: ``(H,)`` which of them, on the CPU like all that follows.
+        first: ``(H, S)`` first column of each row.
+        last: ``(H, S)`` last column; less than ``first`` where a row has none.
+        rng: Of the noise.
     """
-    rows = (last >= first).nonzero()[:, 0].tolist()
-    if not rows:
-        return
-    top, bottom = rows[0], rows[-1] + 1
-    first, last = first[top:bottom, None], last[top:bottom, None]
-    left, right = int(first.min()), int(last.max()) + 1
-    columns = torch.arange(left, right)
-    box = (columns >= first).logical_and_(columns <= last).to(image.device)
-    noise = torch.rand(box.shape, generator=generator).to(image)
-    picture, classes = image[:, top:bottom, left:right], label[:, top:bottom, left:right]
-    torch.where(box, noise, picture, out=picture)
-    classes.masked_fill_(box, 0)
+    slices, size = images.shape[1:3]
+    lengths = (last - first + 1).clamp_(min=0)
+    start = first + size * (torch.arange(size) + slices * size * windows[:, None])
+    # Pixels are counted through all rows, so each row begins its own count where it stands less what came before.
+    before = lengths.flatten().cumsum(0).view_as(lengths) - lengths
+    pixels = (start - before).flatten().repeat_interleave(lengths.flatten())
+    pixels += torch.arange(len(pixels))
+    noise = torch.rand(len(pixels), generator=rng).to(images)
+    index = (pixels + size**2 * torch.arange(slices)[:, None]).to(images.device)
+    images.view(-1).index_copy_(0, index.flatten(), noise.expand(slices, -1).flatten())
+    labels.view(-1).index_fill_(0, index.flatten(), 0)
 
 
 class BatchAugmentation(nn.Module):
@@ -228,13 +229,13 @@ class BatchAugmentation(nn.Module):
         holed = (draws.boxes[:, 2] > 0).nonzero()[:, 0]
         if len(holed):
             # In the box before the operations, and cut off by those that come later than the first.
-            boxes, square = draws.boxes[holed], torch.ones(len(holed), len(maps), 2)
+            boxes, ways = draws.boxes[holed], torch.stack(maps[1:] or maps, 1)[holed]
+            square = torch.ones(*ways.shape[:2], 2)
             low, high = -square, square.clone()
             low[:, -1] = 2 * boxes[:, [1, 0]] - 1
             high[:, -1] = low[:, -1] + 2 * boxes[:, [3, 2]]
-            first, last = columns_inside(torch.stack(maps, 1)[holed], low, high, size)
-            for row, begin, end in zip(holed.tolist(), first, last, strict=True):
-                erase_(images[row], labels[row], begin, end, generator)
+            first, last = columns_inside(ways, low, high, size)
+            erase_(images, labels, holed, first, last, generator)
 
         for row, (chosen, values) in enumerate(zip(draws.operations.tolist(), draws.magnitudes.tolist(), strict=True)):
             for operation, value in zip(chosen, values, strict=True):
@@ -249,7 +250,8 @@ class BatchAugmentation(nn.Module):
         on the way must stay inside.
         """
         size, device, still = images.shape[-1], images.device, torch.eye(3)
-        first, last = columns_inside(torch.stack([*maps, whole], 1), -torch.ones(2), torch.ones(2), size)
+        # The first map leaves all where it is.
+        first, last = columns_inside(torch.stack([*maps[1:], whole], 1), -torch.ones(2), torch.ones(2), size)
         places = [part.to(device) for part in (*axes(whole, size), first, last)]
         operated = torch.stack(maps).ne(still).flatten(2).any(2).any(0).tolist()
         turned = whole.ne(still).flatten(1).any(1).tolist()
