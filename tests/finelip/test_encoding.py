@@ -17,6 +17,7 @@ from finelip.encoding import (
     Collection,
     Encoder,
     ShardOptions,
+    cut_sentence,
     encode_collection,
     from_pictures,
     from_source,
@@ -134,6 +135,47 @@ def test_killed_and_run_again_comes_to_the_same_files(
     assert encode(tmp_path / "again", small()).made == 0
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "replaced"])
+@pytest.mark.parametrize("step", ["write_array", "write_text", "rename", "rename again"])
+def test_an_index_that_was_killed_is_built_again(
+    step: str, earlier: bool, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a file, before the last one, or between the two renames: nothing lost, nothing left."""
+    encode(tmp_path / "e", small())
+    more = Collection("more", "real", texts=["x"], captions=["a red disc"])
+    encode(tmp_path / "m", small(), more)
+    folders, out = [tmp_path / "m", tmp_path / "e"], tmp_path / "i"
+    build_index(folders, tmp_path / "whole")
+    if earlier:
+        build_index(folders[1:], out)
+    before = files_of(out) if earlier else None
+    rename, calls = Path.rename, 0
+
+    def renamed(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == (2 if step == "rename again" and earlier else 1):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    def half_written(path: Path, _: object) -> None:
+        path.write_bytes(b"half of a fi")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if step.startswith("rename"):
+            patch.setattr(Path, "rename", renamed)
+        else:
+            patch.setattr(f"finelip.index.{step}", half_written)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(folders, out)
+    if step != "rename again" or not earlier:  # between the renames there is none for a moment
+        assert (files_of(out) if out.exists() else None) == before
+    build_index(folders, out)
+    assert files_of(out) == files_of(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "i", "m", "whole"]
+
+
 def test_a_shard_cut_short_is_made_again(small: Small, tmp_path: Path) -> None:
     encode(tmp_path / "e", small())
     before = files_of(tmp_path / "e")
@@ -174,9 +216,23 @@ def test_unreadable_pictures_are_left_out_named_and_counted(small: Small, tmp_pa
         encode(tmp_path / "f", model, broken, ShardOptions(shard_size=3, max_unreadable=0.1))
 
 
+def test_texts_that_are_too_long_are_cut_and_counted(small: Small, tmp_path: Path) -> None:
+    """Also those of shards that were there already."""
+    long = "red " * 300
+    texts = Collection("long", "real", texts=list("abcd"), captions=[long, "a disc", "two bars", long + "blue"])
+    for kept in (0, 2):
+        done = encode(tmp_path / "e", small(), texts)
+        assert (done.truncated, done.kept) == (2, kept)
+    tokens = torch.from_numpy(np.concatenate([open_shard(f)["tokens"] for f in sorted((tmp_path / "e").glob("t*-0*"))]))
+    assert torch.equal(tokens[0], tokens[3])  # what follows is not read
+    assert cut_sentence(2, 248) == "2 texts have more than 248 tokens and lose their ends"
+
+
 def test_names_twice_are_refused() -> None:
     with pytest.raises(UsageError, match="every picture must have a name of its own, got 'a' twice"):
         Collection("x", "real", images=["a", "b", "a"])
+    with pytest.raises(UsageError, match="every text must have a word, got none in 'b' of x"):
+        Collection("x", "real", texts=["a", "b"], captions=["a disc", " \n"])
     with pytest.raises(UsageError, match="there must be something to encode"):
         Collection("x", "real")
     with pytest.raises(UsageError, match="--split must be one that plain has, got 'train'"):

@@ -173,12 +173,15 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "filip": FilipLoss,
     "sparc": SparcLoss,
     "laps": TripletHinge,
+    "triplet_raw": TripletHinge,
+    "triplet_image": TripletHinge,
 }
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """LAPS is the triplet loss on scores whose image sets are selected by the text."""
-    return {"refinement": "select_aggregate_image"} if name == "laps" else {}
+    """LAPS is the triplet loss on scores whose image sets are selected by the text; two others keep all text tokens."""
+    refinement = {"laps": "select_aggregate_image", "triplet_raw": "none", "triplet_image": "image"}.get(name, "both")
+    return {"refinement": refinement}
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -244,10 +247,6 @@ def value_and_gradients(model: FineLIP, loss: Loss, tokens: Tokens, rows: slice)
     return {"value": value.detach(), **found}  # type: ignore[dict-item]
 
 
-GATHERED = ("triplet", "long_clip", "filip", "sparc")
-"""These gather in every way that there is."""
-
-
 def double_model(name: str, config: dict[str, Any]) -> FineLIP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -261,8 +260,7 @@ def share(rank: int, folder: str, config: dict[str, Any], tokens: Tokens) -> Non
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     results: dict[str, Tensor] = {}
-    for name in GATHERED:
-        make = LOSSES[name]
+    for name, make in LOSSES.items():
         found = value_and_gradients(double_model(name, config), make(), tokens, slice(3 * rank, 3 * rank + 3))
         for key, tensor in found.items():
             dist.all_reduce(tensor)
@@ -285,7 +283,7 @@ def test_two_processes_are_one(small: Small, captions: Captions, tmp_path: Path)
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     wanted = {
         f"{name} {key}": tensor
-        for name in GATHERED
+        for name in LOSSES
         for key, tensor in value_and_gradients(double_model(name, config), LOSSES[name](), tokens, slice(None)).items()
     }
     assert found.keys() == wanted.keys()

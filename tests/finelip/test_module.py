@@ -8,14 +8,21 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from finelip.checkpoints.write import write_clip
 from finelip.finelip import FineLIP
 from finelip.learning_rates import reference_factor, update_factor
-from finelip.losses import LongClipLoss, TripletHinge
+from finelip.losses import (
+    FilipLoss,
+    GlobalInfoNCE,
+    LocalInfoNCE,
+    LongClipLoss,
+    SparcLoss,
+    TripletHinge,
+)
 from finelip.losses.triplet import triplet_hinge
 from finelip.module import FineLIPModule
 from finelip.ragged import joined
@@ -252,6 +259,106 @@ def test_initial_weights(
     assert len(told["weights_sha256"]) == 64
     first, second = module(seed=3), module(seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------------- several processes
+
+VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "triplet": dict,
+    "raw": lambda: {"refinement": "none"},
+    "laps": lambda: {"refinement": "select_aggregate_image"},
+    "both losses": lambda: {"global_loss_weight": 0.5},
+    "contrastive": lambda: {"loss": GlobalInfoNCE()},
+    "local_info_nce": lambda: {"loss": LocalInfoNCE()},
+    "long_clip": lambda: {"loss": LongClipLoss(components=2)},
+    "filip": lambda: {"loss": FilipLoss()},
+    "sparc": lambda: {"loss": SparcLoss()},
+}
+
+
+class TotalLoss(nn.Module):
+    """What DistributedDataParallel wraps."""
+
+    def __init__(self, module: FineLIPModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.module.total_loss(batch)
+
+
+def stacked(data: list[Batch]) -> Batch:
+    return {name: torch.stack([each[name] for each in data]) for name in data[0]}
+
+
+def two_steps(config: dict[str, Any], data: list[Batch], distributed: bool) -> dict[str, Tensor]:
+    """Losses of two batches of six, and the weights after them, for every variant; float64, plain descent."""
+    found: dict[str, Tensor] = {}
+    for name, make in VARIANTS.items():
+        module = FineLIPModule(config, **({"k_image": 3, "k_text": 3, "seed": 1} | make())).double()
+        total: nn.Module = TotalLoss(module)
+        if distributed:
+            total = nn.parallel.DistributedDataParallel(total)  # which ends where a parameter gets no gradient
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
+        for step in range(2):
+            batch = stacked(data[6 * step : 6 * step + 6])
+            if distributed:
+                rank = torch.distributed.get_rank()
+                batch = {key: value[3 * rank : 3 * rank + 3] for key, value in batch.items()}
+            loss = total(batch | {"image": batch["image"].double()})
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found[f"{name} loss {step}"] = loss.detach()
+        found |= {f"{name} {key}": p.detach() for key, p in module.model.named_parameters()}
+    return found
+
+
+def descend(rank: int, folder: str, config: dict[str, Any], data: list[Batch]) -> None:
+    """One of two processes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(two_steps(config, data, distributed=True), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one(
+    small: Small, pairs: Callable[[int], list[Batch]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process cuts its own texts, which are of other lengths, and no parameter waits for a gradient."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    data = pairs(12)
+    for step in range(2):
+        longest = [max(int(d["lengths"]) for d in data[first : first + 3]) for first in (6 * step, 6 * step + 3)]
+        assert longest[0] != longest[1]
+    config = small().config
+    torch.multiprocessing.spawn(descend, (str(tmp_path), config, data), nprocs=2)
+    wanted = two_steps(config, data, distributed=False)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            torch.testing.assert_close(
+                found[key], tensor, rtol=1e-6, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({}, {"logit_scale"}),
+        ({"global_loss_weight": 0.1}, set()),
+        ({"loss": LocalInfoNCE()}, set()),
+        ({"loss": GlobalInfoNCE()}, {"cross_net.aggr_net", "cross_net.cap_aggr_net"}),
+        ({"loss": GlobalInfoNCE(), "refinement": "none"}, set()),
+    ],
+)
+def test_what_a_loss_does_not_use_is_not_trained(
+    options: dict[str, Any], frozen: set[str], module: Callable[..., FineLIPModule]
+) -> None:
+    model = module(**options).model
+    still = {name for name, p in model.named_parameters() if not p.requires_grad} - {"positional_embedding"}
+    assert {name.partition(".weight.")[0].removesuffix(".scale") for name in still} == frozen
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,12 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["data"]["provenance"] == "synthetic"
     assert record["model"]["context_length"] == record["data"]["context_length"] == 248
     assert record["data"]["image_size"] == 96
-    assert "What captions found" in (RUN / "report.html").read_text()
+    page = (RUN / "report.html").read_text()
+    assert "What captions found" in page
+    assert "Which words met which patches" in page
+    median = record["metrics"]["val/fused/t2i_median_rank"]
+    assert f">{median:.0f}</td>" in page
+    assert f">{median:.4f}</td>" not in page
     capsys.readouterr()
 
     main(["test", *CPU, "--model.evaluate_cut", "40"])
@@ -93,6 +98,10 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path("gallery/report.html").read_text()
     assert page.count("<img") == 2 * 3 + 1
     assert "http" not in page.split("</style>")[1].replace("http-equiv", "")
+    capsys.readouterr()
+    main([*words[:3], "--text", json.dumps(["red " * 300]), "--out", "gallery"])
+    assert "1 text has more than 248 tokens and loses its end" in capsys.readouterr().out
+    assert "a text must not be empty" in refusal(capsys, *words[:3], "--text", '[" "]')
 
     main(["explain", "--picture", "p.jpg", "--text", "a red disc", "--out", "explained"])
     assert Path("explained/match_maps.png").is_file()
@@ -140,27 +149,68 @@ def test_killed_and_continued_is_uninterrupted() -> None:
     assert not Path("runs/finelip/cut/version_1").exists()
 
 
-def test_encode_killed_by_the_system(empty_folder: Path) -> None:
-    """A process that gets no chance to tidy up; the second run finds every whole shard and makes the rest."""
-    fit(epochs=1)
-    command = ["encode", "--shard_size", "2", "--batch_size", "1", "--", *PAIRS]
+def killed_when(happened: Callable[[], object], *words: str) -> None:
+    """Run a command and end it, with no chance to tidy up, as soon as something has happened."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN_IT, command[0], "--out", "killed", *command[1:]],
+        [sys.executable, "-c", RUN_IT, *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
     until = time.monotonic() + 300
-    while not list(Path("killed").glob("*.safetensors")) and process.poll() is None and time.monotonic() < until:
+    while not happened() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(Path("killed").glob("*.safetensors"))
+    assert happened()
+
+
+def test_fit_killed_by_the_system() -> None:
+    """Killed right after its first checkpoint: continued, it comes to the bits of a run that was left alone."""
+    fit("--run.name", "whole", epochs=6)
+    run = Path("runs/finelip/killed/version_0")
+    words = ["fit", *CPU, *TINY, "--trainer.max_epochs", "6", "--run.name", "killed"]
+    killed_when(lambda: list((run / "checkpoints").glob("*.ckpt")), *words)
+    fit("--run.name", "killed", "--ckpt_path", "last", epochs=6)
+    whole, again = (weights(folder) for folder in (Path("runs/finelip/whole/version_0"), run))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in again.items())
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["epoch=0005.ckpt"]
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert len(rows) == len(set(rows)) == 7  # no epoch lost, none twice
+
+
+def test_encode_killed_by_the_system() -> None:
+    """The second run finds every whole shard and makes the rest."""
+    fit(epochs=1)
+    command = ["encode", "--shard_size", "2", "--batch_size", "1", "--", *PAIRS]
+    killed_when(lambda: list(Path("killed").glob("*.safetensors")), command[0], "--out", "killed", *command[1:])
     main([command[0], "--out", "killed", *command[1:]])
     main([command[0], "--out", "whole", *command[1:]])
     for file in Path("whole").iterdir():
         assert (Path("killed") / file.name).read_bytes() == file.read_bytes(), file.name
     assert {f.name for f in Path("killed").iterdir() if f.suffix != ".tmp"} == {f.name for f in Path("whole").iterdir()}
+
+
+def test_two_processes_train_as_one(empty_folder: Path) -> None:
+    """Batches of four on each of two processes are those of eight on one."""
+    fit("--run.name", "one", epochs=1)
+    words = ["fit", *CPU, *TINY, "--trainer.max_epochs", "1", "--run.name", "two", "--data.batch_size", "4"]
+    words += ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    (empty_folder / "two.py").write_text(f"from finelip.cli import main\nmain({words})\n")
+    path = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "two.py"], capture_output=True, text=True, check=False, env=path)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        json.loads(Path(f"runs/finelip/{name}/version_0/results.json").read_text())["metrics"]
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
+    ours, theirs = (weights(Path(f"runs/finelip/{name}/version_0")) for name in ("one", "two"))
+    # Adam divides gradients by their own size, so where they are nothing but rounding, a weight may go either way.
+    gaps = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
+    assert (gaps > 1e-5).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("config", config_names("finelip"))
@@ -174,8 +224,7 @@ def test_shipped_configs_are_understood(config: str) -> None:
 @pytest.mark.parametrize(
     ("config", "more"),
     [
-        ("baseline_contrastive", PAIRS),
-        ("long_clip", PAIRS),
+        *((config, PAIRS) for config in ("baseline_contrastive", "long_clip", "filip", "sparc", "laps")),
         ("captioned_photos", ["--data.train_pairs", "8", "--data.test_pairs", "6", "--data.batch_size", "4"]),
     ],
 )

@@ -46,7 +46,15 @@ def run(words: list[str]) -> None:
         """
         from pathlib import Path
 
-        from finelip.encoding import Encoder, ShardOptions, encode_collection, from_pictures, from_source, from_texts
+        from finelip.encoding import (
+            Encoder,
+            ShardOptions,
+            cut_sentence,
+            encode_collection,
+            from_pictures,
+            from_source,
+            from_texts,
+        )
         from finelip.trained import trained_model
         from shared.device import device_named
         from shared.errors import UsageError
@@ -66,10 +74,10 @@ def run(words: list[str]) -> None:
         folder = Path(out).expanduser()
         done = encode_collection(collection, split, encoder, folder, options)
         told = " and ".join(f"{count} {side}" for side, count in done.counts.items() if count)
-        print(f"{folder}: {told} of {collection.name} ({collection.provenance} data), {done.made} shards made", end="")
-        print(f", {done.kept} were there" if done.kept else "")
+        there = f", {done.kept} were there" if done.kept else ""
+        print(f"{folder}: {told} of {collection.name} ({collection.provenance} data), {done.made} shards made{there}")
         if done.truncated:
-            print(f"{done.truncated} texts were longer than {encoder.model.context_length} tokens and are cut")
+            print(cut_sentence(done.truncated, encoder.model.context_length))
         for name, why in list(done.unreadable.items())[:10]:
             print(f"left out: {name} ({why})")
         if len(done.unreadable) > 10:

@@ -33,7 +33,7 @@ from finelip.trained import fingerprint
 from shared.atomic import write_text
 from shared.errors import RunError, UsageError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -63,6 +63,9 @@ class Collection:
         for what, names in (("picture", self.images), ("text", self.texts)):
             if duplicate := first_duplicate(names):
                 raise UsageError(f"every {what} must have a name of its own, got {duplicate!r} twice")
+        for name, caption in zip(self.texts, self.captions, strict=True):
+            if not caption.strip():
+                raise UsageError(f"every text must have a word, got none in {name!r} of {self.name}")
         if not self.images and not self.texts:
             raise UsageError(f"there must be something to encode, got nothing in {self.name}")
 
@@ -207,6 +210,18 @@ class Encoder:
         return TextSet(vectors[back], tokens[back], mask[back])
 
 
+def cut_sentence(truncated: int, context_length: int) -> str:
+    """What is said where texts were too long.
+
+    Example:
+        >>> cut_sentence(1, 248), cut_sentence(3, 77)
+        ('1 text has more than 248 tokens and loses its end', '3 texts have more than 77 tokens and lose their ends')
+    """
+    if truncated == 1:
+        return f"1 text has more than {context_length} tokens and loses its end"
+    return f"{truncated} texts have more than {context_length} tokens and lose their ends"
+
+
 # ---------------------------------------------------------------------- shards
 
 
@@ -269,7 +284,7 @@ class Encoded:
         unreadable: Names of pictures that could not be read, and why.
         kept: Shards that were there already.
         made: Shards that were made now.
-        truncated: Texts of this sitting that were cut.
+        truncated: Texts that were cut.
     """
 
     counts: dict[str, int]
@@ -316,21 +331,22 @@ def encode_collection(
     """
     claim(folder, manifest_of(collection, split, encoder.model, options, encoder.batch_size))
     result = Encoded({"images": len(collection.images), "texts": len(collection.texts)})
-    before = encoder.truncated
     work = [(side, number) for side in SIDES for number in range(-(-result.counts[side] // options.shard_size))]
     for side, number in tqdm(work, desc="shards", unit="shard", disable=None if progress else True):
         path = shard_path(folder, side, number)
         rows = range(number * options.shard_size, min((number + 1) * options.shard_size, result.counts[side]))
         if is_whole_shard(path):
             result.kept += 1
-            there = set(open_shard(path)["rows"].tolist())
-            missing = (
-                {collection.images[r]: "unreadable before" for r in rows if r not in there} if side == "images" else {}
-            )
+            missing = {}
+            if side == "images":
+                there = set(open_shard(path)["rows"].tolist())
+                missing = {collection.images[row]: "unreadable before" for row in rows if row not in there}
         else:
             tensors, missing = shard_of(side, rows, collection, encoder, options)
             write_shard(path, tensors)
             result.made += 1
+        if side == "texts":
+            result.truncated += int(open_shard(path)["truncated"][0])
         result.unreadable |= missing
         if len(result.unreadable) > options.max_unreadable * result.counts["images"]:
             name, why = next(iter(result.unreadable.items()))
@@ -338,7 +354,6 @@ def encode_collection(
                 f"{len(result.unreadable)} of {result.counts['images']} pictures cannot be read, more than "
                 f"--max_unreadable {options.max_unreadable:g} allows; the first is {name} ({why})"
             )
-    result.truncated = encoder.truncated - before
     return result
 
 
@@ -349,7 +364,9 @@ def shard_of(
     unreadable: dict[str, str] = {}
     kept, tensors = list(rows), {}
     if side == "texts":
+        before = encoder.truncated
         vectors, tokens, mask = encoder.texts([collection.captions[row] for row in rows])
+        tensors["truncated"] = torch.tensor([encoder.truncated - before])
         if not bool(mask.all()):
             tensors["mask"] = mask
     else:

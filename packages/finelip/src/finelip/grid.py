@@ -15,25 +15,38 @@ from shared.sweep import Cell, fingerprint
 WORK = "finelip.grid:train"
 DEFAULT = "default"
 
-LOSSES = {
-    "hardest": ("TripletHinge", "--model.loss.hardest=true"),
-    "local_info_nce": ("LocalInfoNCE",),
-    "contrastive": ("GlobalInfoNCE",),
-    "long_clip": ("LongClipLoss",),
-    "filip": ("FilipLoss",),
-    "sparc": ("SparcLoss",),
-}
+PAPER = ("positions", "ratio", "refinement", "loss")
+"""The axes that the paper varies."""
 
 AXES: dict[str, dict[str, tuple[str, ...]]] = {
     "positions": {by: (f"--model.stretch_by={by}",) for by in ("linear", "random", "none")},
     "ratio": {share: (f"--model.aggr_ratio={share}",) for share in ("0.1", "0.3", "0.4", "0.5")},
     "refinement": {
         name: (f"--model.refinement={name}",)
-        for name in ("image", "text", "none", "select_aggregate_image", "aggregate_select_image")
+        for name in (
+            *("image", "text", "none"),
+            *("select_aggregate_image", "aggregate_select_image", "select_aggregate_both"),
+        )
     },
-    "loss": {name: (f"--model.loss=finelip.losses.{kind}", *options) for name, (kind, *options) in LOSSES.items()},
+    "loss": {
+        "hardest": ("--model.loss.hardest=true",),
+        "local_info_nce": ("--model.loss=finelip.losses.LocalInfoNCE",),
+        "contrastive": ("--config=baseline_contrastive",),
+        **{name: (f"--config={name}",) for name in ("long_clip", "filip", "sparc", "laps")},
+    },
+    "length": {"keep_10": ("--model.keep=10",), "ratio_8": ("--model.ratio=8",)},
+    "global_tokens": {side: (f"--model.global_tokens={side}",) for side in ("none", "image", "text")},
+    "score": {
+        **{way: (f"--model.direction={way}",) for way in ("t2i", "i2t")},
+        "slope_1": ("--model.slope=1.0",),
+        "sum": ("--model.reduction=sum",),
+    },
 }
-"""The paper's ablations: axis to value to the options that make it; everything else stays the config's."""
+"""Axis to value to the options that make it; everything else stays the config's.
+
+The paper's ablations first. ``--config`` adds a shipped config, as for the methods that FineLIP is compared with, which
+differ in more than their loss.
+"""
 
 SCORES = ("global/t2i_r1", "global/i2t_r1", "fused/t2i_r1", "fused/i2t_r1", "cut77/fused/t2i_r1", "chance/t2i_r1")
 
@@ -50,13 +63,16 @@ def variants(axes: Sequence[str]) -> list[tuple[str, str]]:
 
 def cell(axis: str, value: str, seed: int, epochs: int | None, config: str, out: Path, extra: Sequence[str]) -> Cell:
     """One run: a variant trained from one seed."""
+    own = AXES[axis][value] if axis else ()
     options = [
         *(("--trainer.max_epochs", str(epochs)) if epochs is not None else ()),
         *("--seed_everything", str(seed)),
-        *(AXES[axis][value] if axis else ()),
+        *own,
         *extra,
     ]
-    configs = [config_path("finelip", "fit"), *config_chain("finelip", config)]
+    added = [word.removeprefix("--config=") for word in own if word.startswith("--config=")]
+    configs = [path for name in (config, *added) for path in config_chain("finelip", name)]
+    configs.insert(0, config_path("finelip", "fit"))
     name = "-".join(filter(None, (axis, value, str(seed))))
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", name]
     # Only the test after the last epoch is asked for, and nobody goes on from it.

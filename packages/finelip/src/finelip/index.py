@@ -193,15 +193,13 @@ def write_faiss(path: Path, parts: dict[str, list[NDArray]]) -> None:
 
 
 def swap(temporary: Path, out: Path) -> None:
-    """Put a finished folder into its place."""
+    """Put a finished folder into its place; what an interrupted call left of an earlier one goes."""
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if out.exists():
-        old = out.with_name(out.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(out)
+    temporary.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- use

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finelip.clim import leaky
+from finelip.clim import GlobalTokens, leaky
 from finelip.finelip import FineLIP
 from finelip.token_aggregation import TokenAggregation, mixture_weights
 from finelip.tokenizer import vocabulary
@@ -59,7 +59,9 @@ def shares(aggregator: TokenAggregation | None, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def relevance(model: FineLIP, image: Tensor, ids: Tensor, length: int) -> Tensor:
+def relevance(
+    model: FineLIP, image: Tensor, ids: Tensor, length: int, global_tokens: GlobalTokens | None = None
+) -> Tensor:
     r"""``(L, 1 + P)`` parts of the local score of one image and one text; they sum to ``R``.
 
     ``R`` is a sum of best matches. A match of refined text token ``j`` with refined image token ``i`` that adds ``s``
@@ -72,18 +74,22 @@ def relevance(model: FineLIP, image: Tensor, ids: Tensor, length: int) -> Tensor
         image: ``(3, S, S)``, normalised.
         ids: ``(L',)``.
         length: Used slots ``L``.
+        global_tokens: On which sides class and end token take part, as in :class:`~finelip.finelip.FineLIP`; ``None``:
+            as in the model's score. With ``none`` the parts sum to the score that words and patches have among
+            themselves.
 
     Raises:
         UsageError: The image set depends on the text.
     """
+    sides = model.global_tokens if global_tokens is None else global_tokens
     if model.pairwise:
         raise UsageError(f"match maps need image sets that stand alone, got a model of refinement {model.refinement}")
     patches, slots = model.image_tokens(image[None])[0], model.text_tokens(ids[None, :length])[0]
     of_image = torch.block_diag(torch.ones(1, 1), shares(model.cross_net.aggr_net, patches[1:]))
     of_text = torch.block_diag(shares(model.cross_net.cap_aggr_net, slots[:-1]), torch.ones(1, 1))
-    if model.global_tokens in ("none", "text"):
+    if sides in ("none", "text"):
         of_image = of_image[1:]
-    if model.global_tokens in ("none", "image"):
+    if sides in ("none", "image"):
         of_text = of_text[:-1]
     left, right = (F.normalize(mix @ tokens, dim=-1) for mix, tokens in ((of_text, slots), (of_image, patches)))
     similarity = left @ right.T

@@ -125,6 +125,10 @@ class FineLIPModule(LightningModule):
         self.loss = TripletHinge() if loss is None else loss
         self.global_loss = GlobalInfoNCE(smoothing=0.0)
         self.global_loss_weight = global_loss_weight
+        # What gets no gradient is not trained: several processes would wait for it.
+        self.model.logit_scale.requires_grad_(self.loss.uses_scale or global_loss_weight > 0)
+        for parameter in self.model.refinement_parameters():
+            parameter.requires_grad_(self.loss.uses_sets)
         self.lr, self.lr_refinement, self.weight_decay = lr, lr_refinement, weight_decay
         self.warmup_steps, self.accumulate = warmup_steps, accumulate
         self.reference_schedule, self.ramp_loss = reference_schedule, ramp_loss
@@ -167,7 +171,7 @@ class FineLIPModule(LightningModule):
                 f"got {self.accumulate}"
             )
         groups: list[dict[str, Any]] = [{"params": self.model.backbone_parameters(), "base_lr": self.lr}]
-        if refinement := self.model.refinement_parameters():
+        if refinement := [p for p in self.model.refinement_parameters() if p.requires_grad]:
             groups.append({"params": refinement, "base_lr": self.lr_refinement})
         return AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
 

@@ -37,7 +37,7 @@ def run(words: list[str]) -> None:
 
         import torch
 
-        from finelip.encoding import Encoder, from_pictures, from_texts
+        from finelip.encoding import Encoder, cut_sentence, from_pictures, from_texts
         from finelip.index import exact_top
         from finelip.retrieval import check_numbers
         from finelip.scores import fuse_scores, global_scores
@@ -54,6 +54,8 @@ def run(words: list[str]) -> None:
         where = device_named(device)
         encoder = Encoder(model, device=where)
         read = encoder.texts(captions)
+        if encoder.truncated:
+            print(cut_sentence(encoder.truncated, model.context_length))
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "rank", "text", "global", "fused"])

@@ -260,6 +260,21 @@ class Scored(NamedTuple):
     value: float
     chance: float | None
 
+    @property
+    def title(self) -> str:
+        """The name as it is shown: ``R@1``, ``mean rank``."""
+        return self.name.replace("_", " ") if self.chance is None else self.name.replace("r", "R@", 1)
+
+
+def whole(rank: float) -> float:
+    """A rank, as a whole number where it is one: a page then shows no decimals.
+
+    Example:
+        >>> whole(1.0), whole(1.5)
+        (1, 1.5)
+    """
+    return int(rank) if rank.is_integer() else rank
+
 
 def table_of(truth: Truth, found: Positions) -> list[Scored]:
     """Recalls and ranks both ways, each recall with its chance."""

@@ -62,7 +62,7 @@ def scored_rows(scored: list[Scored]) -> list[list[str]]:
     return [
         [
             line.way,
-            line.name.replace("r", "R@", 1) if line.chance is not None else line.name.replace("_", " "),
+            line.title,
             f"{line.value:.3f}" if line.chance is not None else f"{line.value:g}",
             "" if line.chance is None else f"{line.chance:.3f}",
         ]

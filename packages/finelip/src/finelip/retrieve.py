@@ -1,15 +1,9 @@
 """``finelip retrieve``: pictures for texts, texts for pictures, and how often the right one is found."""
 
 import shlex
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from shared.commands import run_function
-
-if TYPE_CHECKING:
-    pass
-
-SHORT = 100
-"""Letters of a text in a table."""
 
 
 def run(words: list[str]) -> None:
@@ -53,9 +47,9 @@ def run(words: list[str]) -> None:
         """
         from pathlib import Path
 
-        from finelip.encoding import Encoder
+        from finelip.encoding import Encoder, cut_sentence
         from finelip.index import Index
-        from finelip.retrieval import check_numbers, evaluate, search, table_of, truth_of
+        from finelip.retrieval import check_numbers, evaluate, search, table_of, truth_of, whole
         from finelip.retrieval_page import (
             add_images,
             add_own,
@@ -82,11 +76,10 @@ def run(words: list[str]) -> None:
         told = ", ".join(f"{source['name']} ({source['provenance']} data)" for source in opened_index.about["sources"])
         report = Report("Retrieval", told)
         if text:
-            for query, hits in zip(
-                text,
-                search(opened_index, trained.model, encoder.texts(text), top=top, faiss=faiss, **options),
-                strict=True,
-            ):
+            found = search(opened_index, trained.model, encoder.texts(text), top=top, faiss=faiss, **options)
+            if encoder.truncated:
+                print(cut_sentence(encoder.truncated, trained.model.context_length))
+            for query, hits in zip(text, found, strict=True):
                 print(f"{short(query)}\n{text_table(*images_table(opened_index, hits))}\n")
                 report.section("Pictures for a text", query)
                 add_images(report, opened_index, hits)
@@ -115,7 +108,10 @@ def run(words: list[str]) -> None:
             )
             report.table(
                 ["way", "score", "measured", "chance"],
-                [(line.way, line.name, line.value, line.chance) for line in scored],
+                [
+                    (line.way, line.title, whole(line.value) if line.chance is None else line.value, line.chance)
+                    for line in scored
+                ],
                 caption="Recall at k and ranks (from 1)",
             )
             add_own(report, opened_index, trained.model, truth, top, shown, options)

@@ -1,7 +1,6 @@
 """The page of a run: curves, recalls with their chance, what some queries found, match maps, how to run it again."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from finelip.examples import add_examples
+from finelip.retrieval import whole
 from shared.plots import Curve, curves, save
 from shared.report import Report
 from shared.runs import RunLogger, folder_of_checkpoint, read_metrics, run_folder_of
@@ -119,11 +119,6 @@ def table_of(scores: Mapping[str, float], split: str) -> str:
     return "\n".join(parts)
 
 
-def rank(value: float) -> str:
-    """A rank with one decimal; nothing for chance, which has none here."""
-    return "" if math.isnan(value) else f"{value:.1f}"
-
-
 def ratio_lines(scores: Mapping[str, float], prefix: str) -> list[str]:
     """Sentences about whole against cut captions, and HiMo."""
     lines = []
@@ -174,7 +169,12 @@ def write_page(folder: Path, module: Any, data: Any) -> Path:
         report.table(
             ["way", "score", "R@1", "R@5", "R@10", "mean rank", "median rank"],
             [
-                (WAYS[way], told_kind(kind), *recalls, *((None, None) if kind == "chance" else (mean, median)))
+                (
+                    WAYS[way],
+                    told_kind(kind),
+                    *recalls,
+                    *((None, None) if kind == "chance" else (whole(mean), whole(median))),
+                )
                 for kind, way, recalls, mean, median in rows_of(scores, prefix)
             ],
             caption=f"Recall at k and ranks from 1, {'test' if tested else 'validation'}",

@@ -65,6 +65,8 @@ class LocalInfoNCE(Loss):
         smoothing: Label smoothing.
     """
 
+    uses_sets = True
+
     def __init__(self, smoothing: float = 0.0) -> None:
         super().__init__()
         check_smoothing(smoothing)

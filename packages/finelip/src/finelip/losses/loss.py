@@ -49,9 +49,13 @@ class Loss(nn.Module):
 
     Attributes:
         uses_short: Whether it looks at short captions.
+        uses_sets: Whether it looks at refined sets; else the aggregators are not trained.
+        uses_scale: Whether it has the model's temperature; else that is not trained.
     """
 
     uses_short = False
+    uses_sets = False
+    uses_scale = True
 
     def forward(self, model: FineLIP, batch: EncodedBatch) -> Tensor:
         """The scalar loss, with gradient."""

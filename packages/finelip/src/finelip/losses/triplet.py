@@ -52,6 +52,9 @@ class TripletHinge(Loss):
         UsageError: ``margin`` is not positive.
     """
 
+    uses_sets = True
+    uses_scale = False
+
     def __init__(self, margin: float = MARGIN, hardest: bool = False) -> None:
         super().__init__()
         if not margin > 0:
