@@ -52,6 +52,7 @@ def main() -> None:
             lambda views=ours: views([batch], seeds),  # type: ignore[misc]
             lambda views=peer: one_by_one(views, pictures),  # type: ignore[misc]
             3 if options.quick else 21,
+            budget_s=60,
         )
         row = {"recipe": name, "frames": len(pictures), "size": SIZE, **as_dict(timed)}
         results.append(row | {"promised": PROMISED, "kept": timed.low >= PROMISED})
