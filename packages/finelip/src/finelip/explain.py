@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import run_function
 
 
@@ -12,7 +13,7 @@ def run(words: list[str]) -> None:
         picture: str,
         text: str,
         out: str = "explanation",
-        words: list[str] = [],  # noqa: B006  read only; jsonargparse shows it as the default
+        words: OneOrSeveral = [],  # noqa: B006  read only; jsonargparse shows it as the default
         kind: Literal["occlusion", "score", "cosine"] = "occlusion",
         by: Literal["word", "sentence"] = "word",
         count: int = 11,
@@ -31,7 +32,8 @@ def run(words: list[str]) -> None:
             picture: The picture.
             text: The text.
             out: Folder to write.
-            words: Words to draw, or words of the sentences to draw; by default the most telling ones are chosen.
+            words: A word to draw or a list of them, with ``--by sentence`` the sentences that hold one; by default the
+                most telling ones.
             kind: See above.
             by: A map for each word, or for each sentence.
             count: How many, where none are named.
@@ -66,12 +68,13 @@ def run(words: list[str]) -> None:
         if bool(truncated):
             print(cut_sentence(1, model.context_length))
         known = {word.text for word in words_of(ids[0], int(true_lengths(ids)))}
-        for word in words:
+        asked = several(words)
+        for word in asked:
             if word.lower() not in known:
                 raise UsageError(f"--words must be words of the text, got {word!r}; {nearest(word, sorted(known))}")
         score = "fused" if kind == "occlusion" else "local"
         report.section("Text", f"The darker a {by}, the more it adds to the {score} score.")
-        file = add_match_maps(report, model, seen, text, folder / "match_maps.png", words, count, kind, by)
+        file = add_match_maps(report, model, seen, text, folder / "match_maps.png", asked, count, kind, by)
         print(f"{file}\nreport: {report.write(folder / 'report.html')}")
 
     run_function("finelip", explain, words)

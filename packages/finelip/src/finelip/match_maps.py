@@ -33,7 +33,7 @@ SIDE = 240
 COLOUR_MAP = "magma"
 LEAST_MET = 0.01
 """Share of the local score below which words and patches are said to have next to none of it among themselves."""
-LONG = 32
+LONG = 22
 """Letters of a sentence above a picture."""
 
 Kind = Literal["occlusion", "score", "cosine"]
