@@ -83,7 +83,8 @@ def test_the_verb_draws_a_picture_and_a_page(small: Small, tmp_path: Path, capsy
     pixels = np.random.default_rng(0).integers(256, size=(60, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     words = ["explain", "--picture", str(tmp_path / "p.png"), "--weights", str(tmp_path / "f.safetensors")]
-    for more in ([], ["--kind", "cosine", "--words", '["red", "blue"]']):
+    kinds = (["--by", "sentence"], ["--kind", "score"], ["--kind", "cosine", "--words", '["red", "blue"]'])
+    for more in ([], *kinds):
         main([*words, "--text", TEXT + " <b>", "--out", str(tmp_path / "out"), *more])
         with Image.open(tmp_path / "out/match_maps.png") as drawn:
             assert drawn.width > 300
@@ -94,5 +95,8 @@ def test_the_verb_draws_a_picture_and_a_page(small: Small, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         main([*words[:1], "--picture", str(tmp_path / "f.safetensors"), *words[3:], "--text", "a"])
     assert "--picture must be a picture that can be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--text", TEXT, "--words", "[bleu]", "--out", str(tmp_path / "out")])
+    assert "--words must be words of the text, got 'bleu'; did you mean blue" in capsys.readouterr().err
     with pytest.raises(UsageError, match="match maps need image sets that stand alone"):
         relevance(small(refinement="select_aggregate_image"), torch.zeros(3, 32, 32), torch.zeros(3), 3)

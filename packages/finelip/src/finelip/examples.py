@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from finelip.encoding import Encoder
 from finelip.finelip import FineLIP
 from finelip.index import exact_top
 from finelip.match_maps import add_match_maps
+from finelip.matching import Unit
 from finelip.retrieval_page import jpeg
 from finelip.sources.pairs import Pair
 from shared.report import Report
@@ -42,7 +44,7 @@ def readable_pairs(data: CaptionDataModule, split: str) -> tuple[list[Pair], lis
 
 @torch.no_grad()
 def add_examples(report: Report, folder: Path, model: FineLIP, data: CaptionDataModule, split: str) -> None:
-    """Add a gallery of searches, and match maps where the model has them, to a page.
+    """Add a gallery of searches, and match maps of words and of sentences, to a page.
 
     Args:
         report: The page.
@@ -75,13 +77,14 @@ def add_examples(report: Report, folder: Path, model: FineLIP, data: CaptionData
                 for rank, n in enumerate(found, 1)
             ]
         )
-    if not model.pairwise:
-        report.section(
-            "Which words met which patches",
-            "The darker a word, the more it adds to the local score of its own picture.",
-        )
-        model.cpu()
-        for row in rows[:MAPPED]:
-            add_match_maps(report, model, pictures[row], pairs[row].caption, folder / f"match_{row}.png", count=7)
-        model.to(device)
+    report.section(
+        "Which words met which patches",
+        "The darker a word or sentence, the more it adds to the fused score of its own picture.",
+    )
+    model.cpu()
+    for row in rows[:MAPPED]:
+        for unit in get_args(Unit):
+            file = folder / f"match_{unit}_{row}.png"
+            add_match_maps(report, model, pictures[row], pairs[row].caption, file, count=7, unit=unit)
+    model.to(device)
     model.train(training)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import run_function
 
 
@@ -12,33 +13,42 @@ def run(words: list[str]) -> None:
         picture: str,
         text: str,
         out: str = "explanation",
-        words: list[str] = [],  # noqa: B006  read only; jsonargparse shows it as the default
-        kind: Literal["score", "cosine"] = "score",
+        words: OneOrSeveral = [],  # noqa: B006  read only; jsonargparse shows it as the default
+        kind: Literal["occlusion", "score", "cosine"] = "occlusion",
+        by: Literal["word", "sentence"] = "word",
         count: int = 11,
         weights: str = "last",
         root: str = "runs",
     ) -> None:
         """Draw where in a picture each word of a text was met: OUT/match_maps.png and OUT/report.html.
 
-        ``score`` takes the local score apart without remainder: what each best match adds is dealt to the words and
-        patches that its two refined tokens are mixed from. ``cosine`` compares words and patches before refinement, and
-        shows what a word has more than the others; it also stands in where words and patches have no part in the score.
+        ``occlusion`` hides each patch and leaves out each word: a map shows what the two together take from the fused
+        score beyond either alone. ``score`` takes the local score apart without remainder: what each best match adds is
+        dealt to the words and patches that its two refined tokens are mixed from; trained models often match class and
+        end token instead. ``cosine`` compares words and patches before refinement, and shows what a word has more than
+        the others.
 
         Args:
             picture: The picture.
             text: The text.
             out: Folder to write.
-            words: Words to draw; by default those that add most to the score.
+            words: A word to draw or a list of them, with ``--by sentence`` the sentences that hold one; by default the
+                most telling ones.
             kind: See above.
-            count: How many words, where none are named.
+            by: A map for each word, or for each sentence.
+            count: How many, where none are named.
             weights: Checkpoint of fit, or any file of a CLIP, Long-CLIP or FineLIP; last is the newest checkpoint.
             root: Folder of all runs.
         """
         from pathlib import Path
 
+        from finelip.encoding import cut_sentence
         from finelip.match_maps import add_match_maps
+        from finelip.matching import words_of
         from finelip.sources.pictures import opened
+        from finelip.tokenizer import LongTokenizer, true_lengths
         from finelip.trained import trained_model
+        from shared.commands import nearest
         from shared.errors import UsageError
         from shared.report import Report
 
@@ -54,8 +64,17 @@ def run(words: list[str]) -> None:
         folder = Path(out).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         report = Report("Which words met which patches", Path(picture).name)
-        report.section("Text", "The darker a word, the more it adds to the local score.")
-        file = add_match_maps(report, model, seen, text, folder / "match_maps.png", words, count, kind)
+        ids, _, truncated = LongTokenizer(model.context_length)(text)
+        if bool(truncated):
+            print(cut_sentence(1, model.context_length))
+        known = {word.text for word in words_of(ids[0], int(true_lengths(ids)))}
+        asked = several(words)
+        for word in asked:
+            if word.lower() not in known:
+                raise UsageError(f"--words must be words of the text, got {word!r}; {nearest(word, sorted(known))}")
+        score = "fused" if kind == "occlusion" else "local"
+        report.section("Text", f"The darker a {by}, the more it adds to the {score} score.")
+        file = add_match_maps(report, model, seen, text, folder / "match_maps.png", asked, count, kind, by)
         print(f"{file}\nreport: {report.write(folder / 'report.html')}")
 
     run_function("finelip", explain, words)

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finelip.clim import GlobalTokens, leaky
+from finelip.clim import leaky
 from finelip.finelip import FineLIP
+from finelip.himo import sentence_ends
 from finelip.token_aggregation import TokenAggregation, mixture_weights
 from finelip.tokenizer import vocabulary
 from shared.errors import UsageError
 
 Kind = Literal["score", "cosine"]
+Unit = Literal["word", "sentence"]
 
 
 class Word(NamedTuple):
-    """A word of a text and its slots."""
+    """A word of a text, or a sentence, and its slots."""
 
     text: str
     slots: slice
@@ -51,6 +53,24 @@ def words_of(ids: Tensor, length: int) -> list[Word]:
     return words
 
 
+def sentences_of(ids: Tensor, length: int) -> list[Word]:
+    """The sentences of a text; for their ends see :func:`finelip.himo.sentence_ends`.
+
+    Args:
+        ids: ``(L,)``.
+        length: Used slots.
+
+    Example:
+        >>> from finelip.tokenizer import LongTokenizer
+        >>> ids, lengths, _ = LongTokenizer(248)("A red disc. Two bars")
+        >>> sentences_of(ids[0], int(lengths))
+        [Word(text='a red disc .', slots=slice(1, 5, None)), Word(text='two bars', slots=slice(5, 7, None))]
+    """
+    ends = sentence_ends(ids, length)
+    slots = [slice(begin, end) for begin, end in zip([1, *ends], ends, strict=False) if begin < end]
+    return [Word(vocabulary().decode(ids[each].tolist()).strip(), each) for each in slots]
+
+
 def shares(aggregator: TokenAggregation | None, tokens: Tensor) -> Tensor:
     """``(K, N)`` what part each of ``(N, D)`` tokens has in each refined one; the identity without refinement."""
     if aggregator is None:
@@ -59,9 +79,7 @@ def shares(aggregator: TokenAggregation | None, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def relevance(
-    model: FineLIP, image: Tensor, ids: Tensor, length: int, global_tokens: GlobalTokens | None = None
-) -> Tensor:
+def relevance(model: FineLIP, image: Tensor, ids: Tensor, length: int) -> Tensor:
     r"""``(L, 1 + P)`` parts of the local score of one image and one text; they sum to ``R``.
 
     ``R`` is a sum of best matches. A match of refined text token ``j`` with refined image token ``i`` that adds ``s``
@@ -74,22 +92,18 @@ def relevance(
         image: ``(3, S, S)``, normalised.
         ids: ``(L',)``.
         length: Used slots ``L``.
-        global_tokens: On which sides class and end token take part, as in :class:`~finelip.finelip.FineLIP`; ``None``:
-            as in the model's score. With ``none`` the parts sum to the score that words and patches have among
-            themselves.
 
     Raises:
         UsageError: The image set depends on the text.
     """
-    sides = model.global_tokens if global_tokens is None else global_tokens
     if model.pairwise:
         raise UsageError(f"match maps need image sets that stand alone, got a model of refinement {model.refinement}")
     patches, slots = model.image_tokens(image[None])[0], model.text_tokens(ids[None, :length])[0]
     of_image = torch.block_diag(torch.ones(1, 1), shares(model.cross_net.aggr_net, patches[1:]))
     of_text = torch.block_diag(shares(model.cross_net.cap_aggr_net, slots[:-1]), torch.ones(1, 1))
-    if sides in ("none", "text"):
+    if model.global_tokens in ("none", "text"):
         of_image = of_image[1:]
-    if sides in ("none", "image"):
+    if model.global_tokens in ("none", "image"):
         of_text = of_text[:-1]
     left, right = (F.normalize(mix @ tokens, dim=-1) for mix, tokens in ((of_text, slots), (of_image, patches)))
     similarity = left @ right.T

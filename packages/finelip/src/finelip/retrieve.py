@@ -3,6 +3,7 @@
 import shlex
 from typing import Any, Literal
 
+from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import run_function
 
 
@@ -11,8 +12,8 @@ def run(words: list[str]) -> None:
 
     def retrieve(
         index: str,
-        text: list[str] = [],  # noqa: B006  read only; jsonargparse shows it as the default
-        picture: list[str] = [],  # noqa: B006
+        text: OneOrSeveral = [],  # noqa: B006  read only; jsonargparse shows it as the default
+        picture: OneOrSeveral = [],  # noqa: B006
         mode: Literal["global", "fused", "rerank"] = "rerank",
         top: int = 10,
         rerank_top: int = 200,
@@ -33,8 +34,8 @@ def run(words: list[str]) -> None:
 
         Args:
             index: Folder that ``finelip index`` wrote.
-            text: Texts to find pictures for.
-            picture: Pictures to find texts for.
+            text: A text to find pictures for, or a list of them.
+            picture: A picture to find texts for, or a list of them.
             mode: See above.
             top: Items to show for each query.
             rerank_top: See above.
@@ -68,6 +69,7 @@ def run(words: list[str]) -> None:
         from shared.text_table import text_table
 
         check_numbers(top, rerank_top, alpha)
+        asked, shown_files = several(text), several(picture)
         opened_index = Index(Path(index).expanduser())
         trained = trained_model(weights, root)
         opened_index.require_model(trained.model)
@@ -75,25 +77,25 @@ def run(words: list[str]) -> None:
         options: dict[str, Any] = {"mode": mode, "rerank_top": rerank_top, "alpha": alpha}
         told = ", ".join(f"{source['name']} ({source['provenance']} data)" for source in opened_index.about["sources"])
         report = Report("Retrieval", told)
-        if text:
-            found = search(opened_index, trained.model, encoder.texts(text), top=top, faiss=faiss, **options)
+        if asked:
+            found = search(opened_index, trained.model, encoder.texts(asked), top=top, faiss=faiss, **options)
             if encoder.truncated:
                 print(cut_sentence(encoder.truncated, trained.model.context_length))
-            for query, hits in zip(text, found, strict=True):
+            for query, hits in zip(asked, found, strict=True):
                 print(f"{short(query)}\n{text_table(*images_table(opened_index, hits))}\n")
                 report.section("Pictures for a text", query)
                 add_images(report, opened_index, hits)
-        if picture:
+        if shown_files:
             try:
-                pictures = [opened(Path(file).expanduser()) for file in picture]
+                pictures = [opened(Path(file).expanduser()) for file in shown_files]
             except OSError as error:
                 raise UsageError(f"--picture must be a picture that can be read: {error}") from error
             found = search(opened_index, trained.model, encoder.images(pictures), top=top, faiss=faiss, **options)
-            for file, image, hits in zip(picture, pictures, found, strict=True):
+            for file, image, hits in zip(shown_files, pictures, found, strict=True):
                 print(f"{file}\n{text_table(*texts_table(opened_index, hits))}\n")
                 report.section("Texts for a picture").thumbnails([(jpeg(image), Path(file).name, False)])
                 add_texts(report, opened_index, hits)
-        if not text and not picture:
+        if not asked and not shown_files:
             truth = truth_of(opened_index)
             if truth is None:
                 raise UsageError(

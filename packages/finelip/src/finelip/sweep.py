@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from finelip.grid import AXES, PAPER, WORK, cell, variants
+from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import nearest, run_function
 from shared.errors import UsageError
 from shared.sweep import run_cells
@@ -15,7 +16,7 @@ def run(words: list[str]) -> None:
     extra = words[position + 1 :]
 
     def sweep(
-        axes: list[str] = list(PAPER),  # noqa: B006  read only; jsonargparse shows it as the default
+        axes: OneOrSeveral = list(PAPER),  # noqa: B006  read only; jsonargparse shows it as the default
         seeds: list[int] = [71, 72, 73],  # noqa: B006
         epochs: int | None = None,
         config: str = "fit",
@@ -32,7 +33,7 @@ def run(words: list[str]) -> None:
         kill. Options of ``finelip fit`` go behind ``--`` and hold for every run.
 
         Args:
-            axes: What is varied: positions, ratio, refinement, loss; length, global_tokens, score.
+            axes: What is varied, one or a list: positions, ratio, refinement, loss; length, global_tokens, score.
             seeds: Of weights and order; tables show mean and sd over seeds.
             epochs: Of each run; by default those of the config.
             config: Config to start from: a file or the name of a shipped one.
@@ -40,7 +41,7 @@ def run(words: list[str]) -> None:
             workers: Processes that train at the same time; by default one per core.
         """
         folder = Path(out)
-        axes, seeds = list(dict.fromkeys(axes)), list(dict.fromkeys(seeds))
+        axes, seeds = list(dict.fromkeys(several(axes))), list(dict.fromkeys(seeds))
         for option, values in (("axes", axes), ("seeds", seeds)):
             if not values:
                 raise UsageError(f"--{option} must hold at least one, got []")
