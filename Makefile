@@ -62,7 +62,7 @@ bench: $(STAMP) ## run every benchmark and write benchmarks/README.md (ARGS=--qu
 
 docs: $(STAMP) ## build the documentation into build/docs; open build/docs/index.html
 	$(UV_INSTALL) --group docs
-	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 dist: $(STAMP) ## build the wheels and source archives into dist/
 	rm -rf dist

@@ -11,6 +11,7 @@ from latex2mathml.converter import convert
 
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
 INLINE = re.compile(r":math:`([^`]+)`")
+EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 BLOCK = re.compile(r"^( *)\.\. math:: (.+(?:\n\1 {4,}\S.*)*)", re.MULTILINE)
 
 
@@ -21,6 +22,7 @@ def as_markdown(text: str) -> str:
         >>> as_markdown("see :meth:`setup` and :func:`~shared.commands.nearest`")
         'see `setup` and <autoref identifier="shared.commands.nearest" optional><code>nearest</code></autoref>'
     """
+    text = EXAMPLE.sub(r"\1Examples:", text)  # the section that griffe knows to hold code
     text = BLOCK.sub(lambda match: match[1] + formula(match[2], "block"), text)
     text = INLINE.sub(lambda match: formula(match[1], "inline"), text)
     return ROLE.sub(lambda match: reference(match[2], short=bool(match[1]) or "." not in match[2]), text)
