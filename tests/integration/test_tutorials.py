@@ -146,6 +146,18 @@ def test_own_scans() -> None:
 # ---------------------------------------------------------------------- usssl
 
 
+def write_avi(path: Path, codec: str) -> None:
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number in range(12):
+            shade = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="rgb24")))
+        file.mux(stream.encode())
+
+
 def test_own_videos_and_frames() -> None:
     from usssl.fetal_heart_phantom.source import PhantomVideos
     from usssl.phantom_files import write_videos
@@ -154,6 +166,8 @@ def test_own_videos_and_frames() -> None:
     Path("videos").mkdir()
     for number, path in enumerate(sorted(Path("made").rglob("*.mp4"))):
         path.rename(f"videos/scan_{number:03d}.mp4")
+    for codec in ("mpeg4", "mjpeg"):
+        write_avi(Path(f"videos/scan_{codec}.avi"), codec)
 
     table: list[list[str]] = [["image_path", "class", "patient_id", "split"]]
     for patient in range(10):
