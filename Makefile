@@ -9,7 +9,7 @@ BENCHMARKS := $(filter-out benchmarks/paired.py benchmarks/aggregator_peers.py,$
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench dist standalone
+.PHONY: help setup demo test lint bench docs dist standalone
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ bench: $(STAMP) ## run every benchmark and write benchmarks/README.md (ARGS=--qu
 		echo "$$script"; $(BIN)/python $$script --out $(RESULTS)/$$(basename $$script .py).json $(ARGS); \
 	done
 	$(BIN)/python tools/benchmark_tables.py
+
+docs: $(STAMP) ## build the documentation into build/docs; open build/docs/index.html
+	$(UV_INSTALL) --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 dist: $(STAMP) ## build the wheels and source archives into dist/
 	rm -rf dist

@@ -1,6 +1,7 @@
 """Write benchmarks/README.md from the recorded results; the last step of `make bench`."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmark_sections import federated, long_captions, segmentation, self_supervised
@@ -32,13 +33,21 @@ STUDIES = (
 """Sections of what the packages' own commands wrote; empty where nothing is recorded."""
 
 
+def recorded(results: Path) -> list[str]:
+    """The sections of all recorded benchmarks."""
+    files = ((section, results / f"{section.__name__}.json") for section in RECORDS)
+    return [section(json.loads(file.read_text())) for section, file in files if file.exists()]
+
+
+def studied(results: Path, studies: Sequence[Callable[[Path], str]] = STUDIES) -> list[str]:
+    """The sections of all studies of which something is recorded."""
+    return [section for study in studies if (section := study(results))]
+
+
 def main() -> None:
     """Write the page."""
     results = BENCHMARKS / "results"
-    files = ((section, results / f"{section.__name__}.json") for section in RECORDS)
-    recorded = (section(json.loads(file.read_text())) for section, file in files if file.exists())
-    studied = filter(None, (study(results) for study in STUDIES))
-    (BENCHMARKS / "README.md").write_text("\n".join([HEAD, *recorded, *studied]))
+    (BENCHMARKS / "README.md").write_text("\n".join([HEAD, *recorded(results), *studied(results)]))
 
 
 if __name__ == "__main__":

@@ -152,6 +152,9 @@ def test_validation_holds_out_whole_cases_of_each_site(tmp_path: Path) -> None:
     assert not {(c.site, c.case) for c in train} & {(c.site, c.case) for c in held}
     assert len(train) + len(held) == len(CtKidneyPhantom(scale=0.2).load().train)
     assert data.published_weights == pytest.approx([0.03, 0.18, 0.15, 0.10, 0.05, 0.49])
+    data._loaded.cases["test"] = []
+    with pytest.raises(UsageError, match=r"data.source must hold test cases to test on, .* has none"):
+        data.test_dataloader()
     again = VolumeDataModule(CtKidneyPhantom(scale=0.2, slices=5, size=32), 32, validation=0.3, in_memory=True)
     assert again.cases("validation") == held
     with pytest.raises(UsageError, match=r"data.validation must be 0 where the source has validation cases, got 0.5"):

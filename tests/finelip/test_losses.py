@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from finelip import losses
 from finelip.finelip import FineLIP
 from finelip.losses import (
     EncodedBatch,
@@ -182,6 +183,11 @@ def options_of(name: str) -> dict[str, Any]:
     """LAPS is the triplet loss on scores whose image sets are selected by the text; two others keep all text tokens."""
     refinement = {"laps": "select_aggregate_image", "triplet_raw": "none", "triplet_image": "image"}.get(name, "both")
     return {"refinement": refinement}
+
+
+def test_no_loss_is_forgotten() -> None:
+    kinds = {kind for name in losses.__all__ if issubclass(kind := getattr(losses, name), Loss)}
+    assert kinds - {Loss} == {type(make()) for make in LOSSES.values()}
 
 
 @pytest.mark.parametrize("name", LOSSES)

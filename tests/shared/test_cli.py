@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
 from shared.cli import class_options, concrete_subclasses, replace_option
-from shared.commands import Program, Verb, find_config, nearest, option_value, with_config_paths
+from shared.commands import Program, Verb, find_config, nearest, option_value, run_function, with_config_paths
 from shared.errors import RunError, UsageError
 from shared.federated.client import ClientTraining
 from shared.federated.fedavg import FedAvg
@@ -80,6 +80,33 @@ def test_a_config_brings_those_that_it_builds_upon(tmp_path: Path) -> None:
     lower.write_text(f"# base: {mine}\n")
     with pytest.raises(UsageError, match=r"where .*mine.yaml comes twice"):
         with_config_paths("fedseca", ["fit", "--config", str(mine)])
+
+
+@pytest.mark.parametrize(
+    ("words", "texts", "seeds"),
+    [
+        (["--text", "a cat, a dog"], ["a cat, a dog"], [7]),
+        (['--text=a "cat"', "--seeds", "3"], ['a "cat"'], [3]),
+        (["--text", '["a cat", b]', "--seeds=[1, 2]"], ["a cat", "b"], [1, 2]),
+        (["--seeds", "-1"], [], None),
+        ([], [], [7]),
+    ],
+)
+def test_one_value_stands_for_a_list_of_one(words: list[str], texts: list[str], seeds: list[int] | None) -> None:
+    seen: list[object] = []
+
+    def verb(text: list[str] = [], seeds: list[int] = [7], out: str = "a") -> None:  # noqa: B006
+        """Note them."""
+        seen.extend((text, seeds, out))
+
+    if seeds is None:
+        with pytest.raises(UsageError, match="seeds"):
+            run_function("program", verb, ["verb", *words])
+        return
+    run_function("program", verb, ["verb", *words, "--out", "b"])
+    assert seen == [texts, seeds, "b"]
+    with pytest.raises(UsageError, match="text"):
+        run_function("program", verb, ["verb", "--text"])
 
 
 def test_nearest_names() -> None:

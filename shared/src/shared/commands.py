@@ -3,6 +3,7 @@
 Nothing here imports torch or lightning, so ``COMMAND``, ``--help``, ``--version`` and ``configs`` answer at once.
 """
 
+import json
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from importlib import import_module
 from importlib.resources import files
 from inspect import getdoc
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 from shared.errors import RunError, UsageError
 
@@ -105,6 +107,8 @@ class Program:
 def run_function(program: str, function: Callable[..., None], words: Sequence[str]) -> None:
     """Run a verb that is a plain function: its annotated arguments are the options, its docstring is the help.
 
+    An option that takes a list also takes one value of it: ``--text "a cat"`` is ``--text '["a cat"]'``.
+
     Args:
         program: The command.
         function: What to run.
@@ -119,7 +123,7 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
     parser = ArgumentParser(prog=f"{program} {words[0]}", description=about, exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     try:
-        options = parser.parse_args(list(words[1:]))
+        options = parser.parse_args(_listed(function, words[1:]))
     except ArgumentError as error:
         unknown = re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", str(error))
         if unknown:
@@ -130,6 +134,25 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
             raise UsageError(f"{names} {'is' if ',' not in names else 'are'} required") from error
         raise UsageError(" ".join(str(error).split())) from error
     function(**options.as_dict())
+
+
+def _listed(function: Callable[..., None], words: Sequence[str]) -> list[str]:
+    """The options, single values of those that take a list put into brackets."""
+    lists = {
+        f"--{name}": get_args(kind)[0] for name, kind in get_type_hints(function).items() if get_origin(kind) is list
+    }
+    result: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, inline = word.partition("=")
+        value = None if flag not in lists else inline if equals else next(rest, None)
+        if value is None:  # another option, or one without a value, which the parser refuses
+            result.append(word)
+        elif value.startswith(("[", "-")):
+            result += [word] if equals else [word, value]
+        else:
+            result += [flag, json.dumps([value]) if lists[flag] is str else f"[{value}]"]
+    return result
 
 
 def nearest(word: str, names: Sequence[str], limit: int = 40) -> str:

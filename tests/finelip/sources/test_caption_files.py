@@ -133,8 +133,32 @@ def test_a_folder_with_splits(folder: Any, tmp_path: Path) -> None:
     assert source.pairs("test")[0].name == "Test/deep/3.png"
 
 
+def test_shares_of_a_folder_are_held_out(folder: Any, tmp_path: Path) -> None:
+    for number in range(20):
+        folder(f"{number:02d}.png", number, f"text {number}")
+    source = CaptionFolder(tmp_path, validation=0.2, test=0.1)
+    assert sizes(source) == [14, 4, 2]
+    names = {split: {pair.name for pair in source.pairs(split)} for split in ("train", "validation", "test")}
+    assert len(set.union(*names.values())) == 20
+    again = CaptionFolder(tmp_path, validation=0.2, test=0.1)
+    assert [pair.name for pair in again.pairs("test")] == [pair.name for pair in source.pairs("test")]
+    # Another share for validation leaves the test pictures as they are.
+    assert {pair.name for pair in CaptionFolder(tmp_path, validation=0.5, test=0.1).pairs("test")} == names["test"]
+    assert {pair.name for pair in CaptionFolder(tmp_path, test=0.1, split_seed=1).pairs("test")} != names["test"]
+    folder("train/a.png", 1, "one")
+    refused(CaptionFolder(tmp_path, test=0.1), "must be 0 where there are folders of splits, .* has train")
+    for options, match in (
+        ({"test": 1.0}, r"data.source.test must lie in \[0, 1\), got 1.0"),
+        ({"test": 0.5, "validation": 0.5}, "must leave pictures to train on, got 0.5 and 0.5"),
+        ({"test": 0.5, "split": "test"}, "data.source.split must be train where shares are held out, got test"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            CaptionFolder(tmp_path, **options)
+
+
 def test_a_broken_folder_is_told_in_one_sentence(folder: Any, tmp_path: Path) -> None:
     refused(CaptionFolder(tmp_path), "must hold at least one caption")
+    refused(CaptionFolder(tmp_path, test=0.5), "must hold at least one caption")
     folder("a.png", 1, None)
     refused(CaptionFolder(tmp_path), "must hold a text for every picture, .*a.txt is missing")
     folder("a.png", 1, " \n")

@@ -214,7 +214,13 @@ class PooledVolumes(LightningDataModule):
         return self._eval_loader("test" if self.val_is_test else "validation")
 
     def test_dataloader(self) -> DataLoader[Volume]:
-        """The test volumes in order."""
+        """The test volumes in order.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if not self._loaded.cases["test"]:
+            raise UsageError(f"data.source must hold test cases to test on, {self.data_name} has none")
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Volume]:

@@ -91,7 +91,8 @@ class CaptionedSplit(Dataset[dict[str, object]]):
     ) -> None:
         pairs: Sequence[Pair] = source.pairs(split)[:limit]
         if not pairs:
-            raise UsageError(f"data.source must have pairs to use for {split}, but {source.name} has none")
+            without = "; --trainer.limit_val_batches 0 trains without" if split == "validation" else ""
+            raise UsageError(f"data.source must have pairs to use for {split}, but {source.name} has none{without}")
         for pair in pairs:
             if not pair.caption.strip():
                 raise UsageError(

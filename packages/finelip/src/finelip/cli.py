@@ -27,7 +27,7 @@ PROGRAM = Program(
         "finelip encode --out shards -- --config captioned_photos",
         "finelip index --shards shards --out index",
         'finelip retrieve --index index --text "a cat on a red sofa, a window behind it"',
-        "finelip stretch --weights ViT-B-16.pt --out long.safetensors",
+        "finelip stretch --weights ViT-B-16.safetensors --out long.safetensors",
         "finelip export --layout onnx --out towers      # both towers of the newest checkpoint",
         "finelip fit --data.help                        # options of the data; --model.help of the model",
     ),

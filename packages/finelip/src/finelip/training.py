@@ -6,10 +6,10 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
+from finelip import losses
 from finelip.captioned_photos import CaptionedPhotos
 from finelip.data import CaptionDataModule
 from finelip.late_detail.source import LateDetail
-from finelip.losses import FilipLoss, GlobalInfoNCE, LocalInfoNCE, LongClipLoss, SparcLoss, TripletHinge
 from finelip.module import FineLIPModule
 from finelip.run_report import RunReport
 from finelip.sources.caption_csv import CaptionCsv
@@ -30,7 +30,7 @@ from shared.federated.progress import RoundBar
 NAMED = (
     *(CaptionedPhotos, LateDetail, CaptionedPhotosPack, CaptionCsv, CaptionFolder, TarShards),
     *(ShareGPT4V, Urban1k, Docci, Dci, LongDci, Iiw, CocoCaptions, Flickr30k),
-    *(FilipLoss, GlobalInfoNCE, LocalInfoNCE, LongClipLoss, SparcLoss, TripletHinge),
+    losses,
 )
 """What options name without its module; the parser finds what is imported."""
 

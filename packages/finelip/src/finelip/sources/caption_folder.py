@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from finelip.sources.captioned_files import CaptionedFiles, Record
 from finelip.sources.pairs import checked_split
 from finelip.sources.pictures import SUFFIXES
 from shared.data.labelled_images import Provenance
 from shared.data.split_names import SPLIT_NAMES
+from shared.data.splits import stratified_split
 from shared.errors import UsageError
 
 
@@ -22,6 +25,9 @@ class CaptionFolder(CaptionedFiles):
         suffix: Of the texts.
         name: What the set is called; without it the folder's name.
         provenance: Whether the pictures are real, derived or synthetic.
+        validation: Share of the pictures to hold out for validation where there are no folders of splits.
+        test: Share to hold out for the test, likewise.
+        split_seed: Of the held-out shares.
     """
 
     def __init__(
@@ -31,19 +37,54 @@ class CaptionFolder(CaptionedFiles):
         suffix: str = ".txt",
         name: str | None = None,
         provenance: Provenance = "real",
+        validation: float = 0.0,
+        test: float = 0.0,
+        split_seed: int = 73,
     ) -> None:
         super().__init__(root, name or Path(root).name, provenance)
         self.split, self.suffix = checked_split(split), suffix
+        self.shares = {"test": test, "validation": validation}
+        self.split_seed = split_seed
+        for part, share in self.shares.items():
+            if not 0 <= share < 1:
+                raise UsageError(f"data.source.{part} must lie in [0, 1), got {share}")
+        if test + validation >= 1:
+            raise UsageError(
+                f"data.source.validation and data.source.test must leave pictures to train on, "
+                f"got {validation} and {test}"
+            )
+        if test + validation and split != "train":
+            raise UsageError(f"data.source.split must be train where shares are held out, got {split}")
 
     def records(self, split: str) -> Sequence[Record]:
         folders = [
             folder for folder in sorted(self.root.iterdir()) if folder.is_dir() and folder.name.lower() in SPLIT_NAMES
         ]
+        if not folders and any(self.shares.values()):
+            return self._parts()[split]
         if not folders:
             return self._read(self.root) if split == self.split else []
+        if any(self.shares.values()):
+            raise UsageError(
+                f"data.source.validation and data.source.test must be 0 where there are folders of splits, "
+                f"{self.root} has {', '.join(folder.name for folder in folders)}"
+            )
         return [
             record for folder in folders if SPLIT_NAMES[folder.name.lower()] == split for record in self._read(folder)
         ]
+
+    def _parts(self) -> dict[str, list[Record]]:
+        """All pictures, divided at random into what is held out and the rest."""
+        found = self._read(self.root)
+        rest, left = np.arange(len(found)), 1.0
+        rows: dict[str, np.ndarray] = {}
+        for number, (part, share) in enumerate(self.shares.items()):
+            rows[part] = rest[:0]
+            if share and found:
+                rng = np.random.default_rng([self.split_seed, number])
+                kept, held = stratified_split(np.zeros(len(rest), np.int64), share / left, rng)
+                rest, rows[part], left = rest[kept], rest[held], left - share
+        return {part: [found[row] for row in chosen] for part, chosen in (rows | {"train": rest}).items()}
 
     def _read(self, folder: Path) -> list[Record]:
         found: list[Record] = []

@@ -60,8 +60,8 @@ def variance_covariance(
         + \text{covariance} \cdot \frac1D \sum_{i \ne j} \mathrm{Cov}_{ij}^2, \qquad
         \mathrm{Cov} = \frac{1}{n-1} \sum_k (z_k - \bar z)(z_k - \bar z)^\top
 
-    For a batch smaller than its width ``Cov`` is never formed; see :func:`~usssl.losses.barlow_twins.\
-cross_correlation_penalty`.
+    For a batch smaller than its width ``Cov`` is never formed; see
+    :func:`~usssl.losses.barlow_twins.cross_correlation_penalty`.
 
     Source: Bardes, Ponce, LeCun, "VICReg", ICLR 2022, eqs. 1 to 4.
 
