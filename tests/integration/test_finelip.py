@@ -26,6 +26,8 @@ TINY = [*PAIRS, "--data.batch_size", "8", "--data.eval_batch_size", "5", "--mode
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--model.init", "random"]
 RUN_IT = "import sys; from finelip.cli import main; main(sys.argv[1:])"
 RUN = Path("runs/finelip/fit/version_0")
+PATIENCE = 900.0
+"""Seconds after which something that should happen will not: no measure of speed."""
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +159,7 @@ def killed_when(happened: Callable[[], object], *words: str) -> None:
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 300
+    until = time.monotonic() + PATIENCE
     while not happened() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
