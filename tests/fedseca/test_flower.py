@@ -594,7 +594,7 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         RobustStrategy(Median()).load_state_dict(state)
     other = start_model() | {"more": np.zeros(2, dtype=np.float32)}
     with pytest.raises(
-        UsageError, match="the state to go on from belongs to another model: 4 tensors match, 1 missing"
+        UsageError, match="the state to go on from belongs to another model: .* 1 missing"
     ):
         RobustStrategy(FedSECA(), state_file=file).start(Nodes(), record(other), num_rounds=2)
     with pytest.raises(UsageError, match="client_id_key must name it, got None"):
