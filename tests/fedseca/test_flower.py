@@ -31,6 +31,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedseca import aggregators
 from fedseca.aggregators import CoordinateMedian as Median
@@ -68,7 +69,7 @@ def start_model(dtype: str = "float32") -> Arrays:
 
 
 def record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(values) for name, values in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(values)) for name, values in arrays.items()})
 
 
 def unpacked(arrays: ArrayRecord) -> Arrays:
@@ -148,6 +149,13 @@ def play(strategy: RobustStrategy, model: Arrays, replies: list[Message]) -> tup
     assert arrays is not None
     assert metrics is not None
     return unpacked(arrays), metrics
+
+
+@pytest.fixture(autouse=True)
+def _as_inside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are only made inside a run of Flower, which these are not."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 @pytest.fixture
@@ -524,7 +532,8 @@ def test_faults_in_the_evaluation_leave_a_client_out(lines: list[str]) -> None:
     replies = [Message(content, reply_to=question(node)) for node, content in enumerate(told)]
     replies.append(Message(Error(1, "gone"), reply_to=question(4)))
     metrics = strategy.aggregate_evaluate(1, replies)
-    assert metrics == MetricRecord({"accuracy": pytest.approx(0.875)})
+    assert metrics is not None
+    assert dict(metrics) == {"accuracy": pytest.approx(0.875)}
     assert "round 0: node 2 is left out of the evaluation: num-examples is 0, not a positive number" in lines
     assert "round 0: node 4 is left out of the evaluation: error 1: gone" in lines
     assert strategy.aggregate_evaluate(1, replies[2:]) is None
@@ -593,9 +602,7 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the state is not one of CoordinateMedian: .*momentum"):
         RobustStrategy(Median()).load_state_dict(state)
     other = start_model() | {"more": np.zeros(2, dtype=np.float32)}
-    with pytest.raises(
-        UsageError, match="the state to go on from belongs to another model: .* 1 missing"
-    ):
+    with pytest.raises(UsageError, match=r"the state to go on from belongs to another model: .* 1 missing"):
         RobustStrategy(FedSECA(), state_file=file).start(Nodes(), record(other), num_rounds=2)
     with pytest.raises(UsageError, match="client_id_key must name it, got None"):
         RobustStrategy(FedSECA(), client_id_key=None).load_state_dict(state)
@@ -655,9 +662,11 @@ class PrivateNodes(Nodes):
 
     def reply(self, message: Message, client: int, round: int) -> Message:
         node = node_of(client)
-        reply = self.app(message, Context(1, node, {"partition-id": client}, state=RecordDict(), run_config={}))
-        if reply.has_content():
-            self.uploads[client] = unpacked(reply.content["arrays"])
+        try:
+            reply = self.app(message, Context(1, node, {"partition-id": client}, state=RecordDict(), run_config={}))
+        except TypeError as error:  # Flower answers for a client that raises
+            return Message(Error(2, type(error).__name__.lstrip("_")), reply_to=message)
+        self.uploads[client] = unpacked(reply.content["arrays"])
         return reply
 
 
@@ -686,10 +695,21 @@ def test_the_rule_sees_updates_clipped_and_with_noise(sensitivity: float) -> Non
 
 
 @pytest.mark.usefixtures("_numpy_seed")
-@pytest.mark.parametrize("name", ["a", "bn.steps"])
-def test_arrays_without_dimensions_do_not_pass_the_mod(name: str) -> None:
-    model = {"conv.weight": start_model()["conv.weight"], name: start_model()[name]}
-    with pytest.raises(RunError, match="round 1 has 0 good replies of 5"):
+def test_the_mod_passes_arrays_without_dimensions_as_they_are() -> None:
+    model, grid = start_model(), PrivateNodes(sensitivity=1.0)
+    strategy = RobustStrategy(FedSECA(), fraction_evaluate=0.0)
+    strategy.start(grid, record(model), num_rounds=1)
+    for client in range(5):
+        honest, upload = trained(model, client, 1), grid.uploads[client]
+        assert (upload["a"], upload["bn.steps"]) == (honest["a"], honest["bn.steps"])
+        assert np.abs(upload["bn.bias"] - honest["bn.bias"]).max() > 1
+    assert not strategy.faults
+
+
+@pytest.mark.usefixtures("_numpy_seed")
+def test_the_mod_fails_on_integers_that_it_has_to_clip() -> None:
+    model = {"conv.weight": start_model()["conv.weight"], "steps": np.array([7])}
+    with pytest.raises(RunError, match=r"round 1 has 0 good replies of 5: .*node .*: error 2: UFuncTypeError"):
         RobustStrategy(FedSECA(), fraction_evaluate=0.0).start(PrivateNodes(0.0), record(model), num_rounds=1)
 
 
@@ -709,6 +729,7 @@ def test_the_example_finds_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "found [ 2. -3.  1.] true [ 2. -3.  1.]\n"
 
 
+@pytest.mark.slow
 def test_the_example_in_a_real_simulation(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, EXAMPLE],

@@ -6,7 +6,7 @@ import sys
 WITHOUT_FLOWER = """
 import sys
 sys.modules["flwr"] = None
-import fedseca, fedseca.aggregators, fedseca.cli, fedseca.flower_replies
+import fedseca.aggregators, fedseca.cli
 try:
     import fedseca.flower
 except ImportError as error:

@@ -27,13 +27,15 @@ friend from foe by how honest uploads agree, and the noise has length :math:`\si
 update: a hostile client hides in it, honest signs agree half of the time, and the largest entries, which
 sparsification keeps, are the noisiest ones. The mean divides the noise by :math:`\sqrt K`; a rule that returns one
 upload (Krum) not at all. So robustness needs :math:`\sigma \sqrt d` well below :math:`C`, or few coordinates. A hostile
-client does not run the mod: what it sends is not clipped. The mod cannot handle arrays without dimensions and not every
-integer array, its client then answers with an error: upload floating point arrays with at least one dimension.
+client does not run the mod: what it sends is not clipped. In Flower 1.41 the mod has gaps (seen, and tested here):
+arrays *without dimensions* (a learned temperature, BatchNorm's counters) go out unclipped and without noise, so give
+them a dimension; on integer arrays with dimensions, and on an update of exactly zero, the client raises and is left
+out. Give the mod to ``@app.train(mods=[…])``, as an answer to an evaluation has no arrays and would be refused.
 
-Flower's server-side wrappers (``DifferentialPrivacyServerSideFixedClipping`` and its kin) calibrate noise to the mean,
-which one client moves by at most :math:`C / K`. It moves a median, Krum or an elected sign by more: around a robust
-rule these wrappers promise what they do not hold. Secure aggregation shows the server the sum alone; every rule but
-the mean needs the single uploads.
+Flower's wrappers of strategies (``DifferentialPrivacyServerSideFixedClipping`` and its kin) calibrate their noise to
+the mean, which one client moves by at most :math:`C / K`. It moves a median, Krum or an elected sign by more: around a
+robust rule these wrappers promise what they do not hold. Secure aggregation shows the server the sum alone; every rule
+but the mean needs the single uploads.
 """
 
 import logging
@@ -42,6 +44,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+try:
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import FedAvg, Result
+except ImportError as error:
+    raise ImportError(
+        "fedseca.flower needs Flower, version 1.41 or newer (pip install fedseca[flower])", name=error.name
+    ) from error
 
 import numpy as np
 import torch
@@ -63,15 +74,6 @@ from shared.federated.aggregation import VectorAggregator
 from shared.federated.server import combine
 from shared.federated.uploads import are_finite, is_finite
 from shared.federated.vectors import VectorLayout
-
-try:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-    from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import FedAvg, Result
-except ImportError as error:
-    raise ImportError(
-        "fedseca.flower needs Flower, version 1.41 or newer (pip install fedseca[flower])", name=error.name
-    ) from error
 
 log = logging.getLogger("flwr")
 
