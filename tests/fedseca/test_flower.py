@@ -595,6 +595,14 @@ def test_a_part_of_the_nodes_trains_and_enough_for_the_rule() -> None:
     strategy.summary()
 
 
+def test_without_training_the_model_stays_and_is_evaluated() -> None:
+    model = start_model()
+    result = RobustStrategy(Krum(b=2), fraction_train=0.0).start(Nodes(), record(model), num_rounds=1)
+    assert all(np.array_equal(values, model[name]) for name, values in unpacked(result.arrays).items())
+    assert not result.train_metrics_clientapp
+    assert result.evaluate_metrics_clientapp[1]["loss"] == pytest.approx(sum(k * (10 + k) for k in range(8)) / 108)
+
+
 def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     file, model = tmp_path / "server.safetensors", record(start_model())
     RobustStrategy(FedSECA(), state_file=file).start(Nodes(), model, num_rounds=1)

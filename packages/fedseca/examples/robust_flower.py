@@ -28,7 +28,7 @@ def train(message: Message, context: Context) -> Message:
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run 30 rounds."""
-    strategy = RobustStrategy(FedSECA(gamma=0.0), fraction_evaluate=0.0, state_file=context.run_config.get("state"))
+    strategy = RobustStrategy(FedSECA(gamma=0.0), fraction_evaluate=0.0)
     result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=30)
     print("found", result.arrays.to_numpy_ndarrays()[0].round(2), "true", TRUTH)
 
