@@ -67,7 +67,7 @@ class LoopGrid(Grid):
                 return [""]
             message.metadata.__dict__["_message_id"] = name
             context = self.contexts[node]
-            client = int(context.node_config["partition-id"])
+            client = int(context.node_config.get("partition-id", -1))
             answer: Message | None = self.app(message, context)
             self.sent.append((client, message.metadata.message_type, message))
             if message.metadata.message_type == "train":
