@@ -1,6 +1,7 @@
 """``fedsam fit | validate | test``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -8,13 +9,15 @@ from fedsam.data import VolumeDataModule
 from fedsam.module import FederatedSegmenter
 from fedsam.run_report import RunReport
 from fedsam.scan_reading import reading_of
-from shared.cli import Cli
+from shared.federated.cli import FederatedCli
 from shared.federated.progress import RoundBar
 from shared.runs import run_folder_of
 
 
-class FedsamCli(Cli):
+class FedsamCli(FederatedCli):
     """The training commands: the model is built for the data, the rounds follow the run's seed."""
+
+    builder = "fedsam.training:build"
 
     def links(self) -> list[tuple[str, str]]:
         return [
@@ -47,11 +50,16 @@ class LastTrainer(Callback):
         self.trainer = trainer
 
 
-def build(words: Sequence[str], callbacks: Sequence[Callback]) -> FedsamCli:
-    """Run one training command, the verb first, with these callbacks beside the configured ones."""
-    return FedsamCli("fedsam", FederatedSegmenter, VolumeDataModule, words, callbacks=[ScanRecord(), *callbacks])
+def build(words: Sequence[str], callbacks: Sequence[Callback], **options: Any) -> FedsamCli:
+    """Run one training command, the verb first, with these callbacks beside the configured ones.
+
+    ``options`` are those of :class:`shared.federated.cli.FederatedCli`.
+    """
+    return FedsamCli(
+        "fedsam", FederatedSegmenter, VolumeDataModule, words, callbacks=[ScanRecord(), *callbacks], **options
+    )
 
 
-def run(words: list[str]) -> None:
-    """Run one training command with progress bar and report."""
-    build(words, callbacks=[RoundBar("dice"), RunReport()])
+def run(words: list[str], **options: Any) -> None:
+    """Run one training command with progress bar and report; ``options`` as for :func:`build`."""
+    build(words, callbacks=[RoundBar("dice"), RunReport()], **options)

@@ -12,12 +12,14 @@ from torch import Tensor
 from fedseca.data import FederatedImages
 from fedseca.module import FederatedClassifier
 from fedseca.run_report import RunReport
-from shared.cli import Cli
+from shared.federated.cli import FederatedCli
 from shared.federated.progress import RoundBar
 
 
-class FedsecaCli(Cli):
+class FedsecaCli(FederatedCli):
     """The training commands: the network is built for the data, the rounds follow the run's seed."""
+
+    builder = "fedseca.training:build"
 
     def links(self) -> list[tuple[str, str]]:
         return [
@@ -51,11 +53,14 @@ class LastTrainer(Callback):
         self.trainer = trainer
 
 
-def build(words: Sequence[str], callbacks: Sequence[Callback]) -> FedsecaCli:
-    """Run one training command, the verb first, with these callbacks beside the configured ones."""
-    return FedsecaCli("fedseca", FederatedClassifier, FederatedImages, words, callbacks=callbacks)
+def build(words: Sequence[str], callbacks: Sequence[Callback], **options: Any) -> FedsecaCli:
+    """Run one training command, the verb first, with these callbacks beside the configured ones.
+
+    ``options`` are those of :class:`shared.federated.cli.FederatedCli`.
+    """
+    return FedsecaCli("fedseca", FederatedClassifier, FederatedImages, words, callbacks=callbacks, **options)
 
 
-def run(words: list[str]) -> None:
-    """Run one training command with progress bar and report."""
-    build(words, callbacks=[RoundBar(), RunReport()])
+def run(words: list[str], **options: Any) -> None:
+    """Run one training command with progress bar and report; ``options`` as for :func:`build`."""
+    build(words, callbacks=[RoundBar(), RunReport()], **options)

@@ -21,10 +21,12 @@ class VectorAggregator(nn.Module):
     Attributes:
         min_clients: The least number of uploads with which the rule has a meaning.
         diagnostics: What the last call wishes to log: name to tensor.
+        streams: Whether the rule is the weighted mean and nothing else, so that uploads can be added up one by one.
     """
 
     min_clients: int = 1
     needs_reference: bool = False
+    streams: bool = False
 
     def __init__(self) -> None:
         super().__init__()

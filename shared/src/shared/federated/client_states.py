@@ -5,9 +5,9 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,16 @@ from shared.schedules import CountsEpochs
 
 KEPT = 3
 FILE = re.compile(r"round=(\d+)\.safetensors")
+
+
+class States(Protocol):
+    """Where clients' states are kept between rounds."""
+
+    def load(self, client: int, round: int) -> dict[str, Tensor]:
+        """The state that a client had after ``round``."""
+
+    def save(self, client: int, round: int, state: dict[str, Tensor]) -> None:
+        """Store a client's state after ``round``."""
 
 
 class ClientStates:
@@ -71,7 +81,13 @@ class ClientStates:
 
 
 def write_packed(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as one row per type, and names and shapes as metadata.
+    """Write tensors as :func:`packed` has them, the layout as metadata."""
+    rows, layout = packed(tensors)
+    save_tensors(path, rows, {"layout": layout})
+
+
+def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """One row per type, and names and shapes as JSON.
 
     Hundreds of small tensors, as Adam has them, take ten times as long one by one.
     """
@@ -81,16 +97,20 @@ def write_packed(path: Path, tensors: dict[str, Tensor]) -> None:
         kind = str(tensor.dtype).removeprefix("torch.")
         rows[kind].append(tensor.detach().cpu().flatten())
         layout.append((name, kind, list(tensor.shape)))
-    save_tensors(path, {kind: torch.cat(parts) for kind, parts in rows.items()}, {"layout": json.dumps(layout)})
+    return {kind: torch.cat(parts) for kind, parts in rows.items()}, json.dumps(layout)
 
 
 def read_packed(path: Path) -> dict[str, Tensor]:
     """What :func:`write_packed` wrote."""
     with safe_open(path, "pt") as file:
-        layout = json.loads(file.metadata()["layout"])
         rows = {kind: file.get_tensor(kind) for kind in file.keys()}  # noqa: SIM118 - not a mapping
+        return unpacked(rows, file.metadata()["layout"])
+
+
+def unpacked(rows: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """The tensors from which :func:`packed` made ``rows`` and ``layout``."""
     tensors, position = {}, dict.fromkeys(rows, 0)
-    for name, kind, shape in layout:
+    for name, kind, shape in json.loads(layout):
         begin, position[kind] = position[kind], position[kind] + math.prod(shape)
         tensors[name] = rows[kind][begin : position[kind]].view(shape)
     return tensors

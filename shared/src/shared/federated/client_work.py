@@ -13,11 +13,13 @@ from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
 from shared.federated.batched import Stream, clients_at_once, obstacle, pays, train_together, trial_fault
 from shared.federated.client import ClientTraining, LocalResult, train_locally
-from shared.federated.client_states import ClientStates, optimizer_tensors, restore_optimizer, scheduler_after
+from shared.federated.client_states import ClientStates, States, optimizer_tensors, restore_optimizer, scheduler_after
+from shared.federated.engine import Engine
 from shared.federated.evaluation import EvaluatedModule
 from shared.federated.exchange import owner_of, share_reports, share_rows
 from shared.federated.progress import RoundBar
 from shared.federated.seeds import OwnRandomness, derived_generator, derived_seed, global_seed
+from shared.federated.streaming import StreamedMean
 from shared.federated.uploads import are_finite, is_finite, upload_fault
 from shared.federated.vectors import VectorLayout
 from shared.runs import folder_of_checkpoint
@@ -29,6 +31,23 @@ Outcome = tuple[dict[str, Tensor], LocalResult] | Exception
 """A client's upload and report, or what went wrong."""
 
 
+NO_SAMPLES, NOT_FINITE = "no training samples", "NaN or infinite values"
+
+
+class Failed(Exception):
+    """What went wrong with a client, in words that stand in the record as they are."""
+
+
+def told(error: Exception) -> str:
+    """How an error is recorded.
+
+    Example:
+        >>> told(ValueError("no such slice")), told(Failed("no answer within 60 s"))
+        ('ValueError: no such slice', 'no answer within 60 s')
+    """
+    return str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+
+
 class ClientWork(EvaluatedModule):
     """Trains the clients of a round, each from the global model on its own data: in turn, or together where it pays.
 
@@ -36,8 +55,10 @@ class ClientWork(EvaluatedModule):
         aggregator: The server's rule.
         attack: What hostile clients do.
         byzantine: Ids of the hostile clients.
+        data_client: Client to the one whose data it has, where the data at hand count clients in their own way.
         client: The local training recipe.
         client_rounds: Client to the last round after which its state was stored.
+        engine: Where clients are trained; ``None`` is this process.
         layout: Where each communicated tensor lies in a vector.
         seed: Seed of everything random in the rounds.
     """
@@ -47,6 +68,8 @@ class ClientWork(EvaluatedModule):
     byzantine: tuple[int, ...]
     client: ClientTraining
     client_rounds: dict[int, int]
+    data_client: Mapping[int, int] = {}
+    engine: Engine | None = None
     layout: VectorLayout
     regime: Literal["federated", "local", "centralised"]
     seed: int
@@ -71,41 +94,53 @@ class ClientWork(EvaluatedModule):
 
     @property
     def client_ids(self) -> list[int]:
-        """All clients of the data, ascending."""
+        """All clients, ascending: those of the engine, or of the data."""
+        if self.engine is not None:
+            return self.engine.client_ids
         return list(self.trainer.datamodule.client_ids)  # type: ignore[attr-defined]
 
     def _train_clients(
-        self, round: int, participants: list[int], state: dict[str, Tensor], origin: Tensor, rows: Tensor
+        self,
+        round: int,
+        participants: list[int],
+        state: dict[str, Tensor],
+        origin: Tensor,
+        rows: Tensor,
+        mean: StreamedMean | None = None,
     ) -> dict[int, dict[str, Any]]:
         """Fill ``rows`` with each client's upload; reports by position in ``participants``.
 
-        A rule on vectors sees origin minus the client's result, one on named tensors the result, bit for bit.
+        A rule on vectors sees origin minus the client's result, one on named tensors the result, bit for bit. Where
+        uploads are only added up, to ``mean``, there is a single row, which each of them has in turn.
         """
         many, rank = self.trainer.world_size, self.trainer.global_rank
         places = {p: client for p, client in enumerate(participants) if owner_of(p, many) == rank}
         reports: dict[int, dict[str, Any]] = {}
-        outcomes = self._together if self._batched and len(places) > 1 else self._one_by_one
-        for position, outcome in outcomes(round, places, len(participants), state):
+        for position, outcome in self._outcomes(round, places, len(participants), state):
+            row = rows[position] if mean is None else rows[0]
             report: dict[str, Any] = {"failure": "", "samples": 0, "loss": float("nan")}
             reports[position] = report
             if isinstance(outcome, Exception):
-                report["failure"] = f"{type(outcome).__name__}: {outcome}"
+                report["failure"] = told(outcome)
                 continue
             upload, result = outcome
             report |= {"samples": result.samples, "loss": result.loss}
-            fault = "no training samples" if result.samples == 0 else upload_fault(upload, state)
+            fault = NO_SAMPLES if result.samples == 0 else upload_fault(upload, state)
             if fault is None:
                 if isinstance(self.aggregator, StateRule):
-                    self.layout.flatten(upload, out=rows[position])
+                    self.layout.flatten(upload, out=row)
                 else:
-                    self.layout.difference(origin, upload, out=rows[position])
-                fault = None if is_finite(rows[position]) else "NaN or infinite values"
+                    self.layout.difference(origin, upload, out=row)
+                fault = None if is_finite(row) else NOT_FINITE
             if fault is None:
-                memory = self._scratch.get("memory")
+                memory = self._scratch.get("memory") if self.engine is None else None
                 if memory and not are_finite(memory.values()):
-                    fault = "NaN or infinite values"
+                    fault = NOT_FINITE
                 elif memory:  # only now: a client that failed goes on from its last good state
                     self._scratch["states"].save(places[position], round, memory)
+            if fault is None:
+                if mean is not None:
+                    mean.add(row, self.weight_of(places[position], result.samples))
                 report["counters"] = {
                     name: tensor.tolist() for name, tensor in upload.items() if not tensor.is_floating_point()
                 }
@@ -116,6 +151,19 @@ class ClientWork(EvaluatedModule):
                 share_rows(rows)
             reports = share_reports(reports, origin.device)
         return reports
+
+    def _outcomes(
+        self, round: int, places: dict[int, int], participants: int, state: dict[str, Tensor]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """What the clients send back, by position: from the engine, or trained here."""
+        if self.engine is not None:
+            return self.engine.outcomes(round, places, state, self.client_rounds)
+        here = self._together if self._batched and len(places) > 1 else self._one_by_one
+        return here(round, places, participants, state)
+
+    def weight_of(self, client: int, samples: int) -> float:
+        """What a client with so many samples counts, before the weights of a round are made to sum to one."""
+        raise NotImplementedError
 
     def _one_by_one(
         self, round: int, places: dict[int, int], participants: int, state: dict[str, Tensor]
@@ -231,7 +279,8 @@ class ClientWork(EvaluatedModule):
 
     def _loader(self, round: int, client: int) -> Any:
         generator = derived_generator(self.seed, "shuffle", round, client)
-        return self.trainer.datamodule.client_loader(client, generator)  # type: ignore[attr-defined]
+        owner = self.data_client.get(client, client)
+        return self.trainer.datamodule.client_loader(owner, generator)  # type: ignore[attr-defined]
 
     def _show(self, place: tuple[int, int], step: int, steps: int) -> None:
         bar = self.trainer.progress_bar_callback
@@ -278,6 +327,26 @@ class ClientWork(EvaluatedModule):
             memory[STEPS] = torch.tensor(steps_before + result.steps)
         self._scratch["memory"] = memory
         return {name: own[name] for name in state}, result
+
+    def train_and_keep(
+        self, round: int, client: int, state: Mapping[str, Tensor], states: States
+    ) -> tuple[dict[str, Tensor], LocalResult]:
+        """:meth:`train_client` where it is the whole work of a process: what the client keeps goes to ``states``.
+
+        Raises:
+            Failed: There are no samples, or the result is not finite; the client's state stays as it was.
+        """
+        self._scratch["states"] = states
+        with torch.enable_grad():
+            upload, result = self.train_client(round, client, state)
+        memory = self._scratch["memory"]
+        if result.samples == 0:
+            raise Failed(NO_SAMPLES)
+        if not are_finite([*upload.values(), *memory.values()]):
+            raise Failed(NOT_FINITE)
+        if memory:
+            states.save(client, round, memory)
+        return upload, result
 
     # ------------------------------------------------------------------ what stays with a client
 
@@ -331,7 +400,7 @@ class ClientWork(EvaluatedModule):
         keeps = self.client.keep_optimizer or self.client.scheduler is not None or bool(self.kept())
         if not keeps or client not in self.client_rounds:
             return {PERSONAL + name: tensor for name, tensor in self.drawn(client).items()}
-        states: ClientStates = self._scratch["states"]
+        states: States = self._scratch["states"]
         return states.load(client, self.client_rounds[client])
 
     def _load(self, worker: Task, state: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:

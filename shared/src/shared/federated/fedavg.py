@@ -23,6 +23,8 @@ class FedAvg(VectorAggregator):
         tensor([1.5000, 3.0000])
     """
 
+    streams = True
+
     def combine(
         self,
         updates: Tensor,

@@ -18,6 +18,7 @@ from shared.federated.ledger import Entry, Ledger, PayloadMeter
 from shared.federated.reference import require_clean_data
 from shared.federated.rounds import RoundLog, log_diagnostics, participants_of_round
 from shared.federated.server_work import ServerWork, published_weights
+from shared.federated.streaming import StreamedMean
 from shared.federated.vectors import VectorLayout
 from shared.runs import run_folder_of
 from shared.schedules import CountsEpochs
@@ -127,12 +128,30 @@ class FederatedModule(ServerWork):
                 "trainer.precision 16-mixed needs a loss scaler per client, which rounds do not keep: "
                 "use bf16-mixed or 32-true"
             )
+        self._start_engine()
         if self.regime == "local":
             return
         self.check_clients(self.client_ids)
         require_clean_data(self.aggregator, self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.weighting == "published":
             self._scratch["published"] = published_weights(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _start_engine(self) -> None:
+        """Refuse what clients elsewhere cannot do, and find them."""
+        if self.engine is None:
+            return
+        if self.regime != "federated":
+            raise UsageError(f"engine {self.engine.name} needs model.regime federated, got {self.regime}")
+        if self.trainer.world_size > 1:
+            raise UsageError(f"engine {self.engine.name} needs one process, got {self.trainer.world_size}")
+        if self.client.batched == "always":
+            raise UsageError(f"client.batched must be auto or never with engine {self.engine.name}, got always")
+        if self.kept() and self.trainer.limit_val_batches and not self.engine.reads_states:
+            raise UsageError(
+                "clients that keep tensors of their own can be scored only where these are: "
+                f"trainer.limit_val_batches must be 0, got {self.trainer.limit_val_batches}"
+            )
+        self.engine.start(self)
 
     def _refuse_selection_on_test(self) -> None:
         """The best round is chosen on validation data or not at all."""
@@ -182,7 +201,8 @@ class FederatedModule(ServerWork):
         template = self.exchanged()
         self._scratch["worker"] = None
         self._scratch["template"] = {name: tensor.clone() for name, tensor in template.items()}
-        self._choose_batching()
+        if self.engine is None:
+            self._choose_batching()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Advance the clock by one round, or (centralised) take an ordinary step."""
@@ -228,15 +248,17 @@ class FederatedModule(ServerWork):
         began = time.perf_counter()
         state = self.exchanged()
         participants = participants_of_round(self.client_ids, self.participation, self.seed, round)
-        origin, rows = self._working_memory(len(participants), state)
-        reports = self._train_clients(round, participants, state, origin, rows)
+        streams = self.streams(participants)
+        origin, rows = self._working_memory(1 if streams else len(participants), state)
+        mean = StreamedMean(self.layout.size, self.device) if streams else None
+        reports = self._train_clients(round, participants, state, origin, rows, mean)
         trained = time.perf_counter()
 
         failures = {participants[i]: r["failure"] for i, r in reports.items() if r["failure"]}
         good = [i for i, r in reports.items() if not r["failure"]]
         self._require(len(good), participants, failures)
         if self.regime == "federated":
-            self._combine(round, participants, state, origin, rows, reports, failures, good)
+            self._combine(round, participants, state, origin, rows, reports, failures, good, mean)
         self._log_round(round, participants, reports, failures, began, trained)
 
     # ------------------------------------------------------------------ records
@@ -245,6 +267,7 @@ class FederatedModule(ServerWork):
         """What ``results.json`` says about the federation."""
         return {
             "regime": self.regime,
+            "engine": "in_process" if self.engine is None else self.engine.name,
             "aggregator": type(self.aggregator).__name__,
             "attack": type(self.attack).__name__,
             "byzantine": list(self.byzantine),

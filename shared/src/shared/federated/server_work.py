@@ -15,6 +15,7 @@ from shared.federated.reference import needs_reference, reference_update
 from shared.federated.rounds import participants_per_round
 from shared.federated.seeds import derived_generator
 from shared.federated.server import combine, replace_hostile
+from shared.federated.streaming import STREAMED_FROM, StreamedMean
 
 
 def published_weights(data: LightningDataModule) -> dict[int, float]:
@@ -85,11 +86,15 @@ class ServerWork(ClientWork):
         reports: dict[int, dict[str, Any]],
         failures: dict[int, str],
         good: list[int],
+        mean: StreamedMean | None = None,
     ) -> None:
-        """Let the attack replace uploads and the rule combine them into the new global ``state``."""
-        updates = rows if len(good) == len(participants) else rows[good]
+        """Let the attack replace uploads and the rule combine them into the new global ``state``.
+
+        What was added up to a ``mean`` reaches the rule as one upload that has all the weight.
+        """
+        updates = rows if mean is not None or len(good) == len(participants) else rows[good]
         ids = [participants[i] for i in good]
-        hostile = [i for i, k in enumerate(ids) if k in self.byzantine]
+        hostile = [] if mean is not None else [i for i, k in enumerate(ids) if k in self.byzantine]
         if hostile:
             head = self.layout.head
             broken = replace_hostile(
@@ -108,6 +113,9 @@ class ServerWork(ClientWork):
                 updates, ids, good = updates[kept], [ids[i] for i in kept], [good[i] for i in kept]
                 self._require(len(good), participants, failures)
 
+        if mean is not None:
+            rows[0].copy_(mean.value())
+            updates, ids, good = rows, ids[:1], good[:1]
         weights = self._weights(ids, [reports[i]["samples"] for i in good])
         reference = self._reference(round, state, origin) if needs_reference(self.aggregator) else None
         self._scratch["negative_variances"] = combine(
@@ -122,15 +130,37 @@ class ServerWork(ClientWork):
             counters=reports[good[0]]["counters"],
             reference=reference,
         )
-        self._scratch["combined"] = ids
+        self._scratch["combined"] = [participants[i] for i in good]
 
     def _weights(self, ids: list[int], samples: list[int]) -> Tensor:
         """``(K,)`` what the clients of a round count, summing to one."""
         if self.weighting == "equal":
             return torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
-        counts = samples if self.weighting == "samples" else [self._scratch["published"][k] for k in ids]
+        counts = [self.weight_of(client, count) for client, count in zip(ids, samples, strict=True)]
         weights = torch.tensor(counts, dtype=torch.float64)
         return weights / weights.sum()
+
+    def weight_of(self, client: int, samples: int) -> float:
+        if self.weighting == "samples":
+            return samples
+        return 1 if self.weighting == "equal" else self._scratch["published"][client]
+
+    def streams(self, participants: list[int]) -> bool:
+        """Whether the uploads of a round are added up one by one in place of held together.
+
+        So it is where they would take :data:`~shared.federated.streaming.STREAMED_FROM` bytes or more, the rule is a
+        weighted mean, no participant is hostile and one process runs this. No engine makes a difference, so that the
+        bits are the same in all.
+        """
+        rule = self.aggregator
+        held = len(participants) * self.layout.size * torch.float32.itemsize
+        return (
+            isinstance(rule, VectorAggregator)
+            and rule.streams
+            and held >= STREAMED_FROM
+            and self.trainer.world_size == 1
+            and not set(participants) & set(self._hostile)
+        )
 
     def _working_memory(self, participants: int, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The global vector and room for a ``(K, d)`` matrix of updates; the memory is kept from round to round."""

@@ -1,6 +1,7 @@
 """The failure policy: which uploads count, and why the others do not."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +35,15 @@ def are_finite(tensors: Iterable[Tensor]) -> bool:
     return all(is_finite(torch.cat(alike)) for alike in small.values())
 
 
-def upload_fault(upload: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> str | None:
+class Shaped(Protocol):
+    """Something with a shape: a tensor, or what announces one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its dimensions."""
+
+
+def upload_fault(upload: Mapping[str, Shaped], template: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the names and shapes of an upload, in a few words; ``None`` if nothing is."""
     missing = [name for name in template if name not in upload]
     if missing:
