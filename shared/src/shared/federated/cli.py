@@ -84,6 +84,6 @@ class FederatedCli(Cli):
     def sent_config(self) -> str:
         """The run's options as far as a client elsewhere needs them, as YAML."""
         chosen = self.config[self.subcommand]
-        saved = Namespace({key: value for key, value in chosen.items() if key in SENT})
+        saved = Namespace({key: chosen[key] for key in SENT})
         options = yaml.safe_load(self._parser(self.subcommand).dump(saved, skip_validation=True))
         return yaml.safe_dump(options | {"trainer": {name: chosen.trainer[name] for name in SENT_OF_TRAINER}})

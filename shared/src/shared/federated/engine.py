@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from shared.federated.client_work import ClientWork, Outcome
+    from shared.federated.client_work import Outcome
+    from shared.federated.server_work import ServerWork
 
 
 class Engine(Protocol):
@@ -20,7 +21,7 @@ class Engine(Protocol):
     name: str
     reads_states: bool
 
-    def start(self, module: "ClientWork") -> None:
+    def start(self, module: "ServerWork") -> None:
         """Called once when training is set up, after the data: find the clients of ``module``.
 
         Raises:

@@ -124,10 +124,11 @@ class NodeWork:
     def train(self, order: RecordDict) -> RecordDict:
         """The client's part of a round: from the global tensors to the answer."""
         module = self.module()
-        round, last = int(order[TASK]["round"]), int(order[TASK]["last"])
+        task, tensors = order.config_records[TASK], order.array_records[TENSORS]
+        round, last = int(str(task["round"])), int(str(task["last"]))
         module.client_rounds = {self.client: last} if last >= 0 else {}
         memory = ContextStates(self.context, self.states)
-        state = {name: tensor.to(module.device) for name, tensor in from_arrays(order[TENSORS]).items()}
+        state = {name: tensor.to(module.device) for name, tensor in from_arrays(tensors).items()}
         upload, result = module.train_and_keep(round, self.client, state, memory)
         return answer(upload, result)
 

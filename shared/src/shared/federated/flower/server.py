@@ -170,7 +170,7 @@ class FlowerEngine:
             raise Failed(one_line(str(report["failure"])))
         client = report.get("partition-id")
         if not isinstance(client, int) or client not in self._clients:
-            raise Failed(f"partition-id must be one of {self._clients[0]} .. {self._clients[-1]}, got {client}")
+            raise Failed(f"partition-id must be one of {self._clients[0]} .. {self._clients[-1]}, got {client!r}")
         if report.get("frozen") != self._frozen:
             raise Failed(f"the weights that nobody trains differ from the server's at client {client} (model.init)")
         return client
