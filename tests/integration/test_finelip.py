@@ -177,7 +177,10 @@ def test_fit_killed_by_the_system() -> None:
     whole, again = (weights(folder) for folder in (Path("runs/finelip/whole/version_0"), run))
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], tensor) for name, tensor in again.items())
-    assert [file.name for file in (run / "checkpoints").iterdir()] == ["epoch=0005.ckpt"]
+    # A kill between writing a checkpoint and removing the one before it leaves that one there, whole.
+    names = {file.name for file in (run / "checkpoints").iterdir()}
+    assert "epoch=0005.ckpt" in names
+    assert names <= {f"epoch={epoch:04d}.ckpt" for epoch in range(6)}
     rows = (run / "metrics.csv").read_text().splitlines()
     assert len(rows) == len(set(rows)) == 7  # no epoch lost, none twice
 
@@ -279,7 +282,10 @@ def test_a_sweep_goes_on_with_what_is_missing(capsys: pytest.CaptureFixture[str]
         (["fit", "--config", "long_klip"], "--config must be a file or a shipped config"),
         (["test"], "--ckpt_path last needs a run with a whole checkpoint, found none in runs/finelip/fit"),
         (["encode", "--out", "e", "--split", "tset", "--weights", "none.ckpt"], "--weights must be an existing file"),
-        (["sweep", "--axes", '["losses"]'], "--axes must hold some of positions, ratio, refinement, loss, got losses"),
+        (
+            ["sweep", "--axes", '["losses"]'],
+            "--axes must hold some of positions, ratio, refinement, loss, length, global_tokens, score, got losses",
+        ),
         (["retrieve", "--index", "none", "--weights", "tiny"], "--index must be a folder that finelip index wrote"),
         (["index", "--shards", "[]", "--out", "i"], "--shards must name at least one folder"),
     ],

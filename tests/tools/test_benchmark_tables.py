@@ -134,6 +134,7 @@ def test_sections_of_pretraining(
                 {"pairs": 21, "share": 0.9, "share_low": 0.88, "share_high": 0.91, "limit": 0.85, "holds": True}
                 | {"gflops": 80.0, "matmul_gflops": 90.0},
                 TIMED | {"peak_mb": 30.0, "stored_mb": 24.0, "memory_ratio": 1.25, "limit": 1.5, "holds": True},
+                TIMED,
             ],
             ["| 50.00 | 40.00 to 60.00 | 8, missed |", "| 0.90 | 0.88 to 0.91 | 0.85 |", "| 1.25 |  | at most 1.5 |"],
         ),

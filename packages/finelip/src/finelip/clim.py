@@ -19,13 +19,13 @@ GlobalTokens = Literal["both", "none", "image", "text"]
 
 LEAKY_SLOPE = 0.1
 
-TILE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-"""Default size of a tile of similarities: what a core's cache holds, and what fills a GPU."""
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+"""Default size of a tile of similarities: measured on a CPU, and what fills a GPU."""
 
 LANES = 16
 """Images of a tile are a multiple of this: maxima run over them, and whole vector registers are faster."""
 
-TRAINING_TILES = 2
+TRAINING_TILES = 4
 """In training tiles are so many times smaller, to be little beside the gradients."""
 
 
@@ -139,7 +139,7 @@ class Tile(NamedTuple):
 def tile_shape(images: Tensor, texts: Tensor, dtype: torch.dtype, budget: int) -> Tile:
     """The tile whose similarities fill the budget, about as many token rows as columns; at least one pair."""
     tokens = budget // dtype.itemsize
-    wide = int(2 * tokens**0.5) // images.shape[1]
+    wide = int(tokens**0.5) // images.shape[1]
     if wide > LANES:
         wide -= wide % LANES
     wide = max(1, min(len(images), wide))

@@ -143,7 +143,7 @@ def one_line(text: str) -> str:
     r"""A stranger's words, fit for a table: one line, not too long, nothing that a terminal would obey.
 
     Example:
-        >>> one_line("ValueError: no\\n\\x1b[31mslice")
+        >>> one_line("ValueError: no\n\x1b[31mslice")
         'ValueError: no [31mslice'
     """
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
