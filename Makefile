@@ -33,14 +33,15 @@ $(STAMP): pyproject.toml constraints.txt $(MEMBERS:=/pyproject.toml)
 	$(BIN)/python tools/check_imports.py
 	@touch $@
 
-demo: $(STAMP) ## run the main job of every package on its own data; prints the path of each one's report
+demo: $(STAMP) ## run the main job of every package on its own data; ends with one page, runs/demo/report.html
 	$(BIN)/fedsam fit --run.root runs/demo
 	$(BIN)/fedsam test --run.root runs/demo
 	$(BIN)/usssl pretrain --run.root runs/demo
 	$(BIN)/usssl finetune --run.root runs/demo
 	$(BIN)/finelip fit --run.root runs/demo
 	$(BIN)/finelip test --run.root runs/demo
-	$(BIN)/fedseca compare --out runs/demo -- --model.network.width 16
+	$(BIN)/fedseca compare --out runs/demo/fedseca/compare -- --model.network.width 16
+	$(BIN)/python tools/demo_report.py runs/demo
 
 test: lint ## lint, then run the tests (ARGS="-k name" reaches pytest)
 	$(BIN)/pytest $(ARGS)

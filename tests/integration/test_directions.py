@@ -16,7 +16,7 @@ UNSAFE_LOADS = {("weights_only", False), ("allow_pickle", True)}
 UNWANTED = {
     "pickle": "unpickling runs code from the file",
     "requests": "nothing downloads",
-    "urllib": "nothing downloads",
+    "urllib.request": "nothing downloads",
 }
 
 
@@ -31,14 +31,15 @@ def sources() -> Iterator[Path]:
 
 
 def imported(source: Path) -> set[str]:
-    """The top-level names that a file imports, at its head or inside a function."""
+    """What a file imports, at its head or inside a function, each with the packages it lies in: ``a.b``, ``a``."""
     names = set()
     for node in nodes(source):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names]
+    return {".".join(name[: end + 1]) for name in parts for end in range(len(name))}
 
 
 def test_the_walk_sees_shared_and_every_package() -> None:

@@ -395,7 +395,7 @@ def test_compare_resumes_and_draws(
     record = (out / "results.csv").read_text()
     assert record.startswith(first)
     assert len(record.splitlines()) == 9
-    texts = {"results.csv", "results.csv.lock", "table.md", "report.html"}
+    texts = {"command.txt", "results.csv", "results.csv.lock", "table.md", "report.html"}
     assert {path.name for path in out.iterdir()} == {"cells", "curves.png"} | texts
     assert "| FedSECA |" in told
     assert "real data" in told

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import quote
 
 from shared.atomic import write_text
 from shared.errors import UsageError
@@ -202,6 +203,11 @@ class Report:
         self._parts.append(f"<pre><code>{_text(text)}</code></pre>")
         return self
 
+    def link(self, text: str, path: str) -> Report:
+        """A link to a file, by its path relative to the page; it cannot be an address of another machine."""
+        self._parts.append(f'<p><a href="{quote(path.lstrip("/"))}">{_text(text)}</a></p>')
+        return self
+
     def reproduce(self, command: str, *, versions: Mapping[str, str], seconds: float, **facts: object) -> Report:
         """How to get the same result again: the exact command, the versions, the wall time and other ``facts``."""
         self.section("How to reproduce").code(command)
@@ -323,6 +329,7 @@ p { margin: .75rem 0; max-width: 42rem; }
   margin: 0; font-size: 2.6rem; font-weight: 650; line-height: 1.25;
 }
 .headline .value small { font-size: 1rem; font-weight: 400; line-height: 1.4; color: var(--quiet); }
+a { color: inherit; }
 .badge {
   display: inline-block; padding: .05rem .6rem; border: 1px solid currentColor; border-radius: 1rem;
   font-size: .8rem; font-weight: 600; white-space: nowrap; color: var(--quiet);

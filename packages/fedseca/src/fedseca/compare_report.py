@@ -20,7 +20,7 @@ PROSE = (
 
 
 def write_report(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[str], rounds: int, out: Path) -> str:
-    """Write ``table.md``, ``curves.png`` and ``report.html`` into ``out``.
+    """Write ``table.md``, ``curves.png``, ``command.txt`` and ``report.html`` into ``out``.
 
     Returns:
         What to print: the table, and where the page is.
@@ -51,8 +51,10 @@ def write_report(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[st
     report = Report("Rules against attacks", f"{data} · {len(rules)} rules, {len(attacks)} attacks, {len(seeds)} seeds")
     report.section("Result", PROSE).figure(picture, "Score of the global model after each round, one panel per attack.")
     report.table(columns, lines, caption=told, provenance=provenance)  # type: ignore[arg-type]
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    (out / "command.txt").write_text(f"{command}\n")
     report.reproduce(
-        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command,
         versions=versions("fedseca"),
         seconds=sum(float(row["seconds"]) for row in rows),
         **{"wall time is": "the sum over all runs", "record": "results.csv"},
