@@ -56,3 +56,17 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert float(states.load(2, KEPT + 1)["x"]) == KEPT + 1
     with pytest.raises(RunError, match="client 2 after round 0 is missing"):
         states.load(2, 0)
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_a_new_run_in_the_folder_of_an_older_one(tmp_path: Path, in_files: bool) -> None:
+    states = ClientStates(tmp_path if in_files else None)
+    for round in (7, 8, 9):
+        states.save(0, round, {"value": torch.tensor(float(round))})
+    for round in (0, 1):
+        states.save(0, round, {"value": torch.tensor(-1.0)})
+        assert states.load(0, round)["value"] == -1
+    assert in_files is False or sorted(p.name for p in tmp_path.rglob("*.safetensors")) == [
+        "round=0000.safetensors",
+        "round=0001.safetensors",
+    ]

@@ -5,7 +5,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +37,8 @@ class ClientStates:
     """Keeps the newest three states of each client.
 
     A run that dies between the clients' work and the checkpoint leaves states one round ahead of the newest
-    checkpoint; with three, each of the last two checkpoints can still be resumed.
+    checkpoint; with three, each of the last two checkpoints can still be resumed. States of later rounds than the one
+    that is saved belong to a past that was given up, or to another run in the same folder, and are removed.
 
     Args:
         folder: Where the files go, ``client=ID/round=N.safetensors``; ``None`` keeps them in memory.
@@ -69,15 +70,28 @@ class ClientStates:
         if self.folder is None:
             states = self._memory.setdefault(client, {})
             states[round] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-            for old in sorted(states)[:-KEPT]:
+            for old in superseded(states, round):
                 del states[old]
             return
         path = self._path(client, round)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_packed(path, state)
         files = {int(match[1]): file for file in path.parent.iterdir() if (match := FILE.fullmatch(file.name))}
-        for old in sorted(files)[:-KEPT]:
+        for old in superseded(files, round):
             files[old].unlink()
+
+
+def superseded(rounds: Iterable[int], newest: int) -> list[int]:
+    """The rounds whose states go when that of ``newest`` has been saved: all later ones, and all but three.
+
+    Example:
+        >>> superseded([0, 7, 8, 9], newest=0)
+        [7, 8, 9]
+        >>> superseded([0, 1, 2, 3], newest=3)
+        [0]
+    """
+    past = sorted(round for round in rounds if round <= newest)
+    return past[:-KEPT] + sorted(round for round in rounds if round > newest)
 
 
 def write_packed(path: Path, tensors: dict[str, Tensor]) -> None:
