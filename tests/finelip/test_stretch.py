@@ -16,7 +16,7 @@ from finelip.finelip import FineLIP
 from finelip.positions import shrink, stretch
 from finelip.tokenizer import LongTokenizer
 from finelip.towers import CLIP_TINY, build_clip
-from shared.checkpoints import load_tensors, save_tensors
+from shared.checkpoints import load_tensors, save_tensors, sha256_of
 from shared.errors import UsageError
 
 Small = Callable[..., FineLIP]
