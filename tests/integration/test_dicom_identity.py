@@ -188,7 +188,7 @@ def test_ultrasound(empty_folder: Path, capfd: pytest.CaptureFixture[str], loade
     usssl.cli.main(["export", "--out", "out/backbone.safetensors"])
     card = empty_folder / "out/backbone.safetensors.MODEL_CARD.md"
     assert NOT_MEDICAL in card.read_text().splitlines()
-    assert "pseudonyms of 3 patients" in card.read_text()
+    assert "pseudonyms of patients (3)" in card.read_text()
     assert loaded(card)["model"]
     usssl.cli.main(["export", "--out", "out/none.safetensors", "--patients", "false"])
 

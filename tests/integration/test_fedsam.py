@@ -204,7 +204,7 @@ def test_where_each_site_has_a_model_of_its_own_one_is_chosen(
     export = ["export", "--what", "merged", "--out", "b.safetensors", "--site"]
     assert refusal(capsys, *export, "B") == f"{needed}, got B"
     main([*export, "site-B"])
-    assert "the model of site-B alone" in (empty_folder / "b.safetensors.md").read_text()
+    assert "The model of site-B alone" in (empty_folder / "b.safetensors.MODEL_CARD.md").read_text()
     write_scan(empty_folder / "scan.nii.gz")
     predict = ["predict", "--scans", "scan.nii.gz", "--device", "cpu", "--out"]
     main([*predict, "one", "--site", "site-B"])

@@ -137,8 +137,8 @@ def test_a_run_tells_scores_by_split_with_their_provenance(tmp_path: Path, expor
     assert (facts.data, facts.provenance, facts.date, facts.seed) == ("kidneys", "derived", "2026-03-01", "7")
     assert [dict(scores.values) for scores in facts.scores] == [{"val/dice": 0.5}, {"test/dice": 0.25}]
     # Validated on the test split, whose scans are real while those of training are not all.
-    title = "Scores after the last epoch of training, split test of kidneys (real data), by `fedsam fit "
-    assert all(scores.title.startswith(title) for scores in facts.scores)
+    title = "Scores of the run after its last epoch, split test of kidneys (real data):"
+    assert [scores.title for scores in facts.scores] == [title, title]
     text = to_markdown(card_of(exported, run=facts))
     for line in ("- data: kidneys (derived data)", "- date: 2026-03-01", "- versions of the training: fedsam 9.8.7"):
         assert line in text.splitlines()

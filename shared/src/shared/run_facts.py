@@ -81,7 +81,7 @@ def run_facts(folder: Path | None, wanted: Callable[[str], bool]) -> RunFacts:
         date=fit.get("date", ""),
         seed="" if fit.get("seed") is None else str(fit["seed"]),
         versions=fit.get("versions", {}),
-        scores=(*_scores(fit, "after the last epoch of training", wanted), *_scores(test, "of the test", wanted)),
+        scores=(*_scores(fit, "of the run after its last epoch", wanted), *_scores(test, "of the run's test", wanted)),
         model=first.get("model", {}),
         told=data,
     )
@@ -103,8 +103,7 @@ def _scores(record: Mapping[str, Any], when: str, wanted: Callable[[str], bool])
         kinds = ", ".join(data.get("provenances", {}).get(split, [])) or data.get("provenance", "")
         whose = names_only(str(data.get("name", ""))) + (kinds and f" ({kinds} data)")
         if values:
-            title = f"Scores {when}, split {split}{whose and f' of {whose}'}"
-            found.append(Scores(f"{title}, by `{command_without_folders(record['command'])}`:", values))
+            found.append(Scores(f"Scores {when}, split {split}{whose and f' of {whose}'}:", values))
     return found
 
 

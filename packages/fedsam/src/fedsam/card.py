@@ -19,7 +19,7 @@ TASKS = {
 }
 
 
-def card_of(path: Path, what: str, trained: Trained, told: str, init: str) -> ModelCard:
+def card_of(path: Path, what: str, trained: Trained, told: str, checkpoint: Path, init: str) -> ModelCard:
     """The card of a file that ``fedsam export`` wrote.
 
     Args:
@@ -27,6 +27,7 @@ def card_of(path: Path, what: str, trained: Trained, told: str, init: str) -> Mo
         what: ``merged``, ``adapters`` or ``sam``.
         trained: The model, from a run.
         told: What was written, in a phrase.
+        checkpoint: Of the run, of which the file was made.
         init: ``model.init`` of the run.
     """
     network, reading = trained.segmenter.network, trained.reading
@@ -40,7 +41,10 @@ def card_of(path: Path, what: str, trained: Trained, told: str, init: str) -> Mo
         site: f"{type(chosen).__name__} {asdict(chosen) or ''}".strip()
         for site, chosen in reading.normalisations.items()
     }
-    kinds = set(normalisations.values())
+    kinds, by_site = (
+        set(normalisations.values()),
+        ", ".join(f"{kind} ({site})" for site, kind in normalisations.items()),
+    )
     limits = [f"Known to work on no other data than {reading.data} ({reading.provenance} data), as far as scores say."]
     if trained.site:
         limits.append(f"The model of {trained.site} alone; scores of the run are over the models of all sites.")
@@ -55,13 +59,12 @@ def card_of(path: Path, what: str, trained: Trained, told: str, init: str) -> Mo
             "architecture": f"SAM {network.size}, variant {network.variant}, rank {network.plan.rank}",
             "parameters": f"{numbers:,} in the file, {network.trainable_numbers():,} were trained",
             "pretrained": start + (f", SHA-256 `{sha}`" if sha else ""),
+            "made from": f"{checkpoint.name}, SHA-256 `{sha256_of(checkpoint)}`",
         },
         inputs={
             "scan": "(Z, H, W), one channel; windows of neighbouring slices are scaled to [0, 1] and resized to "
             f"{network.image_size} x {network.image_size} pixels",
-            "values": kinds.pop()
-            if len(kinds) == 1
-            else "; ".join(f"{site} {kind}" for site, kind in normalisations.items()),
+            "values": f"normalised by {kinds.pop() if len(kinds) == 1 else by_site} of fedsam.intensity",
             "slices": f"axis {reading.slice_axis} of a NIfTI file",
         },
         outputs={

@@ -63,5 +63,7 @@ def run(words: list[str]) -> None:
     else:
         saved = save_merged(trained, path) if what == "merged" else save_trained_adapters(trained, path)
         told = f"{saved:,} B of tensors ({size(saved)})"
-    card = write_card(path, card_of(path, what, trained, told, options.chosen.model.init))
+    card = write_card(
+        path, card_of(path, what, trained, told, Path(options.chosen.ckpt_path), options.chosen.model.init)
+    )
     print(f"{path}: {told}\n{card}: model card")

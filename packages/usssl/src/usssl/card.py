@@ -24,13 +24,13 @@ def card_of(path: Path, backbone: str, source: Path, seen: Mapping[str, Sequence
     """
     facts = run_facts(folder_of_checkpoint(source), lambda name: True)
     size, people = facts.told.get("image_size"), sum(map(len, seen.values()))
-    counts = facts.told.get("train") or {f"{part} images": n for part, n in facts.told.get("images", {}).items()}
+    counts, images = facts.told.get("train", {}), facts.told.get("images", {})
     side = f"{size} x {size} as in training" if size else "S x S"
     limits = [
         "Features alone: no classifier, and no plane is named without one.",
         f"Scores and features are known on {facts.data} ({facts.provenance} data) alone." if facts.data else "",
-        f"The file holds pseudonyms of {people} patients, so that `usssl finetune` can refuse to test on them; whoever "
-        "has a list of identifiers can try them. `usssl export --patients false` leaves them out."
+        f"The file holds pseudonyms of patients ({people}), so that `usssl finetune` can refuse to test on them; "
+        "whoever has a list of identifiers can try them. `usssl export --patients false` leaves them out."
         if people
         else "",
     ]
@@ -53,6 +53,7 @@ def card_of(path: Path, backbone: str, source: Path, seen: Mapping[str, Sequence
         training={
             "kind": _kind(source),
             "trained on": ", ".join(f"{n:,} {what}" for what, n in counts.items() if n),
+            "images": ", ".join(f"{n:,} {part}" for part, n in images.items()),
         },
         limits=tuple(filter(None, limits)),
         medical=True,
