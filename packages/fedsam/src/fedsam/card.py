@@ -41,10 +41,8 @@ def card_of(path: Path, what: str, trained: Trained, told: str, checkpoint: Path
         site: f"{type(chosen).__name__} {asdict(chosen) or ''}".strip()
         for site, chosen in reading.normalisations.items()
     }
-    kinds, by_site = (
-        set(normalisations.values()),
-        ", ".join(f"{kind} ({site})" for site, kind in normalisations.items()),
-    )
+    kinds = set(normalisations.values())
+    by_site = ", ".join(f"{kind} ({site})" for site, kind in normalisations.items())
     limits = [f"Known to work on no other data than {reading.data} ({reading.provenance} data), as far as scores say."]
     if trained.site:
         limits.append(f"The model of {trained.site} alone; scores of the run are over the models of all sites.")
