@@ -201,3 +201,20 @@ def eurosat(tmp_path: Path) -> Path:
     names = [f"{name}/{name}_{n}.jpg" for name in EUROSAT_CLASSES for n in (1, 2)]
     _write_pictures(root / "EuroSAT_RGB", names, _pictures(20, 64, 64))
     return root
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Any]]:
+    """Run the loading code of a model card where the card says to, and return the names that it made."""
+
+    def run(card: Path) -> dict[str, Any]:
+        title, *_ = text = card.read_text(encoding="utf-8").splitlines()
+        name = title.removeprefix("# ")
+        code = "\n".join(text[text.index("```python") + 1 : text.index("```", text.index("```python"))])
+        names: dict[str, Any] = {}
+        with monkeypatch.context() as patch:
+            patch.chdir(card.parent.parent if card.parent.name == name else card.parent)
+            exec(compile(code, str(card), "exec"), names)
+        return names
+
+    return run

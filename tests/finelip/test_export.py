@@ -1,9 +1,11 @@
 """``finelip export``: files that other programs read, and what they compute."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,19 +40,41 @@ def export(path: Path, out: Path, layout: str) -> None:
     main(["export", "--weights", str(path), "--out", str(out), "--layout", layout])
 
 
-def test_own_layout_is_the_same_model(trained: tuple[FineLIP, Path], tmp_path: Path) -> None:
+Loaded = Callable[[Path], dict[str, Any]]
+
+
+def digests(folder: Path) -> list[str]:
+    """SHA-256 of every exported file in a folder."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("MODEL_CARD.md")]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def test_own_layout_is_the_same_model(trained: tuple[FineLIP, Path], tmp_path: Path, loaded: Loaded) -> None:
     model, path = trained
     export(path, tmp_path / "again.safetensors", "finelip")
     again = trained_model(str(tmp_path / "again.safetensors"))
     assert fingerprint(again.model) == fingerprint(model)
-    assert again.sha256 in (tmp_path / "again.safetensors.md").read_text()
+    card = tmp_path / "again.safetensors.MODEL_CARD.md"
+    assert f"| `{again.sha256}` |" in card.read_text()
+    assert "Not of a run of `finelip fit`" in card.read_text()
+    assert fingerprint(loaded(card)["model"]) == fingerprint(model)
 
 
-def test_hugging_face_with_tokenizer(trained: tuple[FineLIP, Path], tmp_path: Path) -> None:
+def test_the_card_of_a_plain_clip_loads_it(trained: tuple[FineLIP, Path], tmp_path: Path, loaded: Loaded) -> None:
+    export(trained[1], tmp_path / "out" / "plain.safetensors", "open_clip")
+    model = loaded(tmp_path / "out" / "plain.safetensors.MODEL_CARD.md")["model"]
+    assert model.context_length == 248
+    assert model.refinement == "none"
+
+
+def test_hugging_face_with_tokenizer(trained: tuple[FineLIP, Path], tmp_path: Path, loaded: Loaded) -> None:
     model, path = trained
     export(path, tmp_path / "hf", "hf")
-    theirs = CLIPModel.from_pretrained(tmp_path / "hf").eval()
-    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "hf")
+    card = tmp_path / "hf" / "MODEL_CARD.md"
+    assert all(digest in card.read_text() for digest in digests(tmp_path / "hf"))
+    names = loaded(card)
+    theirs, tokenizer = names["model"].eval(), names["tokenizer"]
+    assert isinstance(theirs, CLIPModel)
     assert tokenizer.model_max_length == 248
     ids, lengths, _ = LongTokenizer(248)(TEXTS)
     found = tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -62,9 +86,12 @@ def test_hugging_face_with_tokenizer(trained: tuple[FineLIP, Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("layout", ["sdxl", "sdxl_2"])
-def test_text_encoder_of_pipelines(layout: str, trained: tuple[FineLIP, Path], tmp_path: Path) -> None:
+def test_text_encoder_of_pipelines(layout: str, trained: tuple[FineLIP, Path], tmp_path: Path, loaded: Loaded) -> None:
     model, path = trained
     export(path, tmp_path / "te", layout)
+    card = tmp_path / "te" / "MODEL_CARD.md"
+    assert all(digest in card.read_text() for digest in digests(tmp_path / "te"))
+    assert loaded(card)["tokenizer"].model_max_length == 248
     number, reader = ("", CLIPTextModel) if layout == "sdxl" else ("_2", CLIPTextModelWithProjection)
     theirs, told = reader.from_pretrained(tmp_path / f"te/text_encoder{number}", output_loading_info=True)
     assert not told["missing_keys"]
@@ -104,6 +131,18 @@ def test_onnx_graphs_of_any_batch_and_length(refinement: str, small: Small, tmp_
     gaps = write_onnx(small(refinement=refinement), tmp_path / "towers")
     assert max(gaps.values()) < 1e-5
     assert sorted(file.name for file in (tmp_path / "towers").iterdir()) == ["image.onnx", "text.onnx"]
+
+
+@pytest.mark.skipif(find_spec("onnx") is None or find_spec("onnxscript") is None, reason="needs onnx and onnxscript")
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs onnxruntime")
+@pytest.mark.filterwarnings("default")
+def test_the_card_of_onnx_graphs_loads_them(trained: tuple[FineLIP, Path], tmp_path: Path, loaded: Loaded) -> None:
+    export(trained[1], tmp_path / "towers", "onnx")
+    card = tmp_path / "towers" / "MODEL_CARD.md"
+    assert all(digest in card.read_text() for digest in digests(tmp_path / "towers"))
+    names = loaded(card)
+    assert [node.name for node in names["image"].get_inputs()] == ["images"]
+    assert [node.name for node in names["text"].get_inputs()] == ["ids"]
 
 
 @pytest.mark.skipif(find_spec("onnx") is not None, reason="needs an environment without onnx")

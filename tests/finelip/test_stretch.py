@@ -16,7 +16,7 @@ from finelip.finelip import FineLIP
 from finelip.positions import shrink, stretch
 from finelip.tokenizer import LongTokenizer
 from finelip.towers import CLIP_TINY, build_clip
-from shared.checkpoints import load_tensors, save_tensors
+from shared.checkpoints import load_tensors, save_tensors, sha256_of
 from shared.errors import UsageError
 
 Small = Callable[..., FineLIP]
@@ -62,9 +62,10 @@ def test_there_and_back_over_the_command(
     assert first.keys() == again.keys()
     for name, tensor in first.items():
         assert torch.equal(again[name], tensor), name
-    card = (tmp_path / f"{long}.md").read_text()
-    assert "texts: 248 tokens" in card
-    assert "SHA-256" in card
+    path = tmp_path / long
+    text = (path / "MODEL_CARD.md" if layout == "hf" else path.with_name(f"{long}.MODEL_CARD.md")).read_text()
+    assert "- texts: (B, L) int64 ids of CLIP's vocabulary, L up to 248" in text
+    assert sha256_of(path / "model.safetensors" if layout == "hf" else path) in text
 
 
 def test_a_stretched_clip_equals_it_up_to_21_tokens(tiny: Path, tmp_path: Path) -> None:

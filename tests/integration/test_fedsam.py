@@ -1,6 +1,7 @@
 """The ``fedsam`` command as users run it: in process where that is the same, as real processes where it is not."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -9,17 +10,20 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fedsam.cli import main
 from fedsam.export import export_stock_sam
 from fedsam.sam import Sam
 from shared.commands import config_names
 from shared.federated.client_states import read_packed
+from shared.model_card import NOT_MEDICAL
 
 PHANTOM = ["--data.source", "CtKidneyPhantom", "--data.source.scale", "0.01", "--data.source.slices", "6"]
 DATA = [*PHANTOM, "--data.source.size", "32", "--data.sites", "[site-A, site-B, site-C]"]
@@ -200,7 +204,7 @@ def test_where_each_site_has_a_model_of_its_own_one_is_chosen(
     export = ["export", "--what", "merged", "--out", "b.safetensors", "--site"]
     assert refusal(capsys, *export, "B") == f"{needed}, got B"
     main([*export, "site-B"])
-    assert "the model of site-B alone" in (empty_folder / "b.safetensors.md").read_text()
+    assert "The model of site-B alone" in (empty_folder / "b.safetensors.MODEL_CARD.md").read_text()
     write_scan(empty_folder / "scan.nii.gz")
     predict = ["predict", "--scans", "scan.nii.gz", "--device", "cpu", "--out"]
     main([*predict, "one", "--site", "site-B"])
@@ -252,7 +256,18 @@ def test_real_hippocampi_are_segmented(empty_folder: Path, data_pack: Callable[[
 # ---------------------------------------------------------------------- export
 
 
-def test_a_whole_model_is_exported_and_segments_the_same(empty_folder: Path) -> None:
+def card_of(path: Path) -> str:
+    """Text of the card beside an exported file, which names the file's true digest and no folder of this machine."""
+    card = path.with_name(f"{path.name}.MODEL_CARD.md").read_text()
+    assert f"`{hashlib.sha256(path.read_bytes()).hexdigest()}` |" in card
+    assert NOT_MEDICAL in card.splitlines()
+    assert str(path.resolve().parent) not in card
+    return card
+
+
+def test_a_whole_model_is_exported_and_segments_the_same(
+    empty_folder: Path, loaded: Callable[[Path], dict[str, Any]]
+) -> None:
     fit("--model.lora_init", "reference")
     write_scan(empty_folder / "scan.nii.gz")
     main(["predict", "--scans", "scan.nii.gz", "--out", "one", "--device", "cpu"])
@@ -260,17 +275,25 @@ def test_a_whole_model_is_exported_and_segments_the_same(empty_folder: Path) -> 
     main(["predict", "--scans", "scan.nii.gz", "--weights", "out/model.safetensors", "--out", "two", "--device", "cpu"])
     masks = [np.asarray(nibabel.load(empty_folder / out / "scan.nii.gz").dataobj) for out in ("one", "two")]
     assert np.mean(masks[0] != masks[1]) < 1e-3  # folding LoRA in rounds otherwise
-    card = (empty_folder / "out" / "model.safetensors.md").read_text()
-    assert "Not a medical device" in card
+    card = card_of(empty_folder / "out" / "model.safetensors")
     assert "variant flap" in card
-    assert "synthetic data" in card
+    assert "- data: ct-kidney-phantom (synthetic data)" in card
+    assert "- classes: 0 background, 1 kidney, 2 tumour" in card
+    assert "- pretrained: yes: the small SAM that comes with fedsam, SHA-256" in card
     assert "| test/dice |" in card
+    config = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert config["model"]["rank"] == 2
+    trained = loaded(empty_folder / "out" / "model.safetensors.MODEL_CARD.md")["trained"]
+    numbers = sum(tensor.numel() for tensor in trained.segmenter.network.state_dict().values())
+    assert f"- parameters: {numbers:,} in the file" in card
     # Another hospital goes on from it.
     main(["fit", *TINY, "--model.init", "out/model.safetensors", "--trainer.max_epochs", "1", "--run.name", "on"])
     assert json.loads(Path("runs/fedsam/on/version_0/results.json").read_text())["model"]["pretrained"] == "file"
 
 
-def test_adapters_go_with_their_base(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adapters_go_with_their_base(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str], loaded: Callable[[Path], dict[str, Any]]
+) -> None:
     torch.manual_seed(5)
     export_stock_sam(Sam("tiny", 32, 3, "samed"), empty_folder / "sam.pth")
     torch.manual_seed(6)
@@ -284,18 +307,29 @@ def test_adapters_go_with_their_base(empty_folder: Path, capsys: pytest.CaptureF
     assert "--base must name the SAM checkpoint" in refusal(capsys, *words)
     assert "--base must be the file that the adapters were trained on" in refusal(capsys, *words, "--base", "other.pth")
     main([*words, "--base", "sam.pth"])
+    assert "- pretrained: yes: weights of the file sam.pth, SHA-256" in card_of(empty_folder / "a.safetensors")
+    trained = loaded(empty_folder / "a.safetensors.MODEL_CARD.md")["trained"]
+    assert trained.reading.class_names == ("background", "kidney", "tumour")
     masks = [np.asarray(nibabel.load(empty_folder / out / "scan.nii.gz").dataobj) for out in ("one", "two")]
     np.testing.assert_array_equal(masks[0], masks[1])
 
 
-def test_export_says_what_it_cannot_do(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_says_what_it_cannot_do(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str], loaded: Callable[[Path], dict[str, Any]]
+) -> None:
     fit("--model.init", "random")
     out = ["--out", "a.safetensors"]
     assert "--what must be merged, adapters or sam, got x" in refusal(capsys, "export", "--what", "x", *out)
     assert "--out must end in .safetensors" in refusal(capsys, "export", "--what", "merged", "--out", "a.pth")
     assert "started from random weights: take --what merged" in refusal(capsys, "export", "--what", "adapters", *out)
     main(["export", "--what", "sam", "--out", "sam.pth"])
-    assert "absent (mask_decoder" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "absent (mask_decoder" in told
+    card = card_of(empty_folder / "sam.pth")
+    assert told.splitlines()[0].removeprefix("sam.pth: ") in card
+    assert "- pretrained: no: random weights" in card
+    state = loaded(empty_folder / "sam.pth.MODEL_CARD.md")["state"]
+    assert f"{len(state)} tensors" in card
     assert "file that `fedsam export` wrote" in refusal(
         capsys, "predict", "--weights", str(saved_elsewhere(empty_folder)), "--scans", "x", "--out", "y"
     )

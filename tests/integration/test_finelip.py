@@ -82,7 +82,11 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Recall at k and ranks from 1, test" in (RUN / "report.html").read_text()
 
     main(["export", "--out", "model.safetensors"])
-    assert "| val/fused/t2i_r1 |" in Path("model.safetensors.md").read_text()
+    card = Path("model.safetensors.MODEL_CARD.md").read_text()
+    assert "| val/fused/t2i_r1 |" in card
+    assert "(synthetic data)" in card
+    assert "medical" not in card
+    assert str(Path.cwd()) not in card
     main(["export", "--out", "long.safetensors", "--layout", "openai"])
     assert len(read_clip(Path("long.safetensors")).tensors["positional_embedding"]) == 248
 

@@ -139,7 +139,12 @@ def test_own_scans() -> None:
     walk("fedsam")
     assert (Path("runs/fedsam/kidneys/version_0/report.html")).is_file()
     assert (Path("runs/fedsam/kidneys/version_0/volumes.csv")).is_file()
-    for name in ("masks/someone.nii.gz", "masks/someone.png", "masks2/someone.nii.gz", "kidneys.safetensors.md"):
+    for name in (
+        "masks/someone.nii.gz",
+        "masks/someone.png",
+        "masks2/someone.nii.gz",
+        "kidneys.safetensors.MODEL_CARD.md",
+    ):
         assert Path(name).is_file(), name
 
 

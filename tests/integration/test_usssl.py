@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
-from shared.checkpoints import load_tensors
+from shared.checkpoints import load_tensors, sha256_of
 from shared.commands import config_names, config_path
+from shared.model_card import NOT_MEDICAL
 from usssl.cli import main
 from usssl.methods import METHODS
 from usssl.pretraining import Pretraining
@@ -58,7 +61,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return told[0].removeprefix("usssl: ")
 
 
-def test_from_frames_to_classes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_frames_to_classes(
+    capsys: pytest.CaptureFixture[str], loaded: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
     main(["pretrain", *CPU, *FRAMES, *SMALL, *SHORT])
     first = Path("runs/usssl/pretrain/version_0")
     assert (first / "report.html").is_file()
@@ -93,6 +98,22 @@ def test_from_frames_to_classes(capsys: pytest.CaptureFixture[str]) -> None:
     exported = load_tensors(Path("backbone.safetensors"), "--out")
     assert torch.equal(exported["layer4.1.bn2.weight"], state["method.backbone.layer4.1.bn2.weight"])
     assert not any(name.startswith("fc") for name in exported)
+    card = Path("backbone.safetensors.MODEL_CARD.md").read_text()
+    assert f"`{sha256_of(Path('backbone.safetensors'))}` |" in card
+    assert f"- made from: moved.ckpt, SHA-256 `{sha256_of(Path('moved.ckpt'))}`" in card
+    model = loaded(tmp_path / "backbone.safetensors.MODEL_CARD.md")["model"].eval()
+    assert torch.equal(model.layer4[1].bn2.weight, exported["layer4.1.bn2.weight"])
+    assert f"- parameters: {sum(p.numel() for p in model.parameters()):,}" in card
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+
+    # Of a checkpoint in its run, the run is told too.
+    main(["export", "--weights", str(run / "checkpoints/best.ckpt"), "--out", "out/best.safetensors"])
+    card = Path("out/best.safetensors.MODEL_CARD.md").read_text()
+    assert NOT_MEDICAL in card.splitlines()
+    assert f"| test/macro_f1 | {record['metrics']['test/macro_f1']:.4g} |" in card
+    assert "(synthetic data)" in card
+    assert "- pretrained before the run: yes: by usssl, SHA-256" in card
+    assert str(tmp_path) not in card
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8)
     Path("pictures").mkdir()

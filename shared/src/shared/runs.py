@@ -5,6 +5,7 @@ import io
 import json
 import time
 from argparse import Namespace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 
 
 class RunRecord(Callback):
-    """Writes ``results.json`` at the end of a verb: final metrics, provenance, seeds, versions, wall time.
+    """Writes ``results.json`` at the end of a verb: final metrics, provenance, seeds, versions, day, wall time.
 
     The data module tells about the data through ``describe()``, the model about itself through ``describe()``.
 
@@ -208,6 +209,7 @@ class RunRecord(Callback):
         record: dict[str, Any] = {
             "package": self.package,
             "command": self.command,
+            "date": datetime.now(UTC).date().isoformat(),
             "seed": self.seed,
             "metrics": metrics,
             "epochs": trainer.current_epoch,

@@ -37,11 +37,13 @@ def run(words: list[str]) -> None:
         """
         from pathlib import Path
 
-        from finelip.card import write_card
+        from finelip.card import card_of
         from finelip.checkpoints.text_encoder import write_text_encoder
         from finelip.checkpoints.write import write_clip
         from finelip.onnx_towers import require_onnx, write_onnx
-        from finelip.trained import scores_of_run, trained_model
+        from finelip.trained import trained_model
+        from shared.model_card import write_card
+        from shared.runs import folder_of_checkpoint
 
         path = Path(out).expanduser()
         if layout == "onnx":
@@ -54,21 +56,19 @@ def run(words: list[str]) -> None:
             told = "both towers as ONNX graphs, which differ from the model by at most " + ", ".join(
                 f"{gap:.1g} ({tower})" for tower, gap in gaps.items()
             )
-            use = "onnxruntime, inputs `images` and `ids`"
         elif layout in ("sdxl", "sdxl_2"):
             write_text_encoder(model, path, projection=layout == "sdxl_2")
-            told = f"the text encoder of {model.context_length} tokens and its tokenizer"
-            use = "`text_encoder` and `tokenizer` of an SDXL pipeline; its tokens are those after the last layer's norm"
+            told = (
+                f"the text encoder of {model.context_length} tokens and its tokenizer, `text_encoder` and `tokenizer` "
+                "of an SDXL pipeline; its tokens are those after the last layer's norm"
+            )
         else:
             write_clip(model, path, LAYOUTS[layout])
             told = "the whole model" if layout == "finelip" else "the CLIP with its long table of positions"
-            use = {
-                "finelip": f"`finelip encode --weights {path.name}`, `finelip fit --model.init {path.name}`",
-                "hf": f"`transformers.CLIPModel.from_pretrained({path.name!r})`",
-            }.get(layout, f"a reader of CLIP for {model.context_length} text positions")
         if model.refinement != "none" and layout not in ("finelip", "onnx"):
             told += "; lost: token refinement, so global scores only"
-        card = write_card(path, model, told, trained.sha256, use, scores_of_run(trained.path))
+        source = f"{trained.path.name}, SHA-256 `{trained.sha256}`"
+        card = write_card(path, card_of(path, layout, model, told, source, folder_of_checkpoint(trained.path)))
         print(f"{path}: {told}\n{card}: model card")
 
     run_function("finelip", export, words)

@@ -41,11 +41,12 @@ def run(words: list[str]) -> None:
 
         import torch
 
-        from finelip.card import write_card
+        from finelip.card import card_of
         from finelip.checkpoints.lengths import config_of, shrunk_clip, stretched_clip
         from finelip.checkpoints.read import read_clip
         from finelip.checkpoints.write import write_clip
         from shared.errors import UsageError
+        from shared.model_card import write_card
 
         if back and by != "kps":
             raise UsageError(f"--back needs --by kps, for {by} leaves no row of the old table behind, got {by}")
@@ -65,7 +66,8 @@ def run(words: list[str]) -> None:
                 told = f"{name}, which has {before} positions already: only the layout is new"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_clip(model, path, "huggingface" if layout == "hf" else layout)
-        card = write_card(path, model, told, read.sha256, f"`finelip fit --model.init {path.name}`")
+        made_from = f"{source.name}, SHA-256 `{read.sha256}`"
+        card = write_card(path, card_of(path, layout, model, told, made_from))
         print(f"{path}: {told}\n{card}: model card")
 
     run_function("finelip", stretch, words)

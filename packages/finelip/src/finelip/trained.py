@@ -1,7 +1,6 @@
 """Trained models from their files, for verbs that do not train."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from finelip.clip_tiny import SHIPPED, read_tiny
 from finelip.finelip import FineLIP, Refinement
 from shared.checkpoints import load_content, newest_whole_checkpoint, require_same_tensors, sha256_of
 from shared.errors import UsageError
-from shared.runs import folder_of_checkpoint
 
 
 class Trained(NamedTuple):
@@ -118,20 +116,3 @@ def fingerprint(model: FineLIP) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def scores_of_run(checkpoint: Path) -> list[str]:
-    """What the run of a checkpoint measured, as lines of a model card."""
-    folder = folder_of_checkpoint(checkpoint)
-    lines: list[str] = []
-    for file in ("results.json", "results_test.json"):
-        if folder is None or not (folder / file).is_file():
-            continue
-        record = json.loads((folder / file).read_text(encoding="utf-8"))
-        data = record["data"]
-        scores = {n: v for n, v in record["metrics"].items() if n.startswith(("val/", "test/")) and "_r" in n}
-        if scores:
-            told = f"{data.get('name', '')} ({data.get('provenance', '')} data)"
-            lines += ["", f"Scores on {told}, `{record['command']}`:", "", "| score | value |", "| --- | --- |"]
-            lines += [f"| {name} | {value:.4g} |" for name, value in scores.items()]
-    return lines

@@ -180,6 +180,8 @@ def recorded_name(path: Path, content: Any) -> str | None:
 def patients_seen(path: Path, option: str = "model.init") -> dict[str, list[str]]:
     """Whose frames a backbone of this package was pretrained on, by the name of their data; empty where unknown.
 
+    Patients are recorded under pseudonyms (:func:`usssl.patients.pseudonym`).
+
     Args:
         path: A checkpoint or an exported file.
         option: Name of the option that gave the path, for the error message.

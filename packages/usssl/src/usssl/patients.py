@@ -1,11 +1,33 @@
 """Nobody may be in two parts of the data: the check, and a split by patient over all classes at once."""
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import pbkdf2_hmac
 
 import numpy as np
 
 from shared.data.splits import check_no_leak, group_split
 from shared.errors import UsageError
+
+ROUNDS = 10_000
+_PSEUDONYM = re.compile(r"patient-[0-9a-f]{16}")
+
+
+@cache
+def pseudonym(patient: str) -> str:
+    """What stands for a patient in every file that is written; the same patient always gets the same.
+
+    A slow hash (PBKDF2 over SHA-256), so that it can be compared and not read back. Whoever has a list of identifiers
+    can still try each of them: it is a pseudonym, not anonymous. A pseudonym stays as it is.
+
+    Example:
+        >>> pseudonym("12") == pseudonym(pseudonym("12")) != pseudonym("13")
+        True
+    """
+    if _PSEUDONYM.fullmatch(patient):
+        return patient
+    return f"patient-{pbkdf2_hmac('sha256', patient.encode(), b'usssl patient', ROUNDS)[:8].hex()}"
 
 
 def check_patients(**parts: Sequence[str | None] | np.ndarray) -> None:
@@ -27,7 +49,7 @@ def check_pretraining(seen: Mapping[str, Sequence[str]], data_name: str, tested:
     Patients are compared within data of one name: number 12 of another hospital is somebody else.
 
     Args:
-        seen: Patients of the pretraining by the name of their data, as its checkpoint records them.
+        seen: Patients of the pretraining by the name of their data, as its checkpoint records them (pseudonyms).
         data_name: Name of the labelled data.
         tested: ``(N,)`` patient of every test image, or ``None`` where they are unknown.
 
@@ -41,7 +63,9 @@ def check_pretraining(seen: Mapping[str, Sequence[str]], data_name: str, tested:
             f"data.patient must name the column of patients where the backbone was pretrained on {data_name} too, "
             "for nobody may be in both the pretraining and the test images"
         )
-    check_patients(pretraining=seen[data_name], test=tested)
+    known = {pseudonym(patient) for patient in seen[data_name]}
+    names = list(dict.fromkeys(str(patient) for patient in tested))
+    check_patients(pretraining=[name for name in names if pseudonym(name) in known], test=names)
 
 
 def patient_split(

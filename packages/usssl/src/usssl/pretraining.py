@@ -20,6 +20,7 @@ from usssl.initialise import RECORD, initialise
 from usssl.learning_rates import Schedule
 from usssl.methods import Method
 from usssl.online_probe import OnlineProbe
+from usssl.patients import pseudonym
 from usssl.progress import Progress
 from usssl.synchronised_batchnorm import synchronise_batchnorm
 
@@ -196,12 +197,13 @@ class Pretraining(LightningModule):
     # ------------------------------------------------------------------ checkpoints and reports
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        seen: dict[str, list[str]] = getattr(self.trainer.datamodule, "pretraining_patients", {})  # type: ignore[attr-defined]
         checkpoint[RECORD] = {
             "format": FORMAT,
             "backbone": self.backbone.name,
             "method": type(self.method).__name__,
             "guard": self.guard.state(),
-            "patients": getattr(self.trainer.datamodule, "pretraining_patients", {}),  # type: ignore[attr-defined]
+            "patients": {name: sorted(map(pseudonym, people)) for name, people in seen.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.processing import apply_rescale, apply_windowing
 
 from shared.errors import UsageError
+from usssl.patients import pseudonym
 from usssl.sources.clips import Clip, FileReader
 from usssl.sources.open_files import OpenFiles
 
@@ -39,7 +40,9 @@ class DicomReader(FileReader):
         self.__init__(**state)  # type: ignore[misc]
 
     def probe(self, path: Path) -> list[Clip]:
-        """The file as a clip: frames, rate, patient and machine as its header says.
+        """The file as a clip: frames, rate and machine as its header says, and a pseudonym of its PatientID.
+
+        Nothing else of the header is kept, so that no report, table or checkpoint can name a patient.
 
         Raises:
             UsageError: The file is no DICOM, or holds no picture.
@@ -51,6 +54,7 @@ class DicomReader(FileReader):
             raise UsageError(f"data.source.root: every DICOM file must be readable, {path} is not ({error})") from error
         if "Rows" not in header or "PhotometricInterpretation" not in header or frames < 1:
             raise UsageError(f"data.source.root: every DICOM file must hold pictures, {path} holds none")
+        patient = str(header.get("PatientID") or "")
         machine = " ".join(str(header.get(key) or "") for key in ("Manufacturer", "ManufacturerModelName")).strip()
         return [
             Clip(
@@ -59,7 +63,7 @@ class DicomReader(FileReader):
                 frames=frames,
                 reader=self,
                 fps=_rate(header),
-                patient=str(header.get("PatientID") or "") or None,
+                patient=pseudonym(patient) if patient else None,
                 machine=machine or None,
             )
         ]

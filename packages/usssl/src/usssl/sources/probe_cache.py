@@ -8,7 +8,7 @@ from typing import Any
 from usssl.cache_folder import write_whole
 from usssl.sources.clips import Clip, FileReader
 
-_FORMAT = 1
+_FORMAT = 2  # 1 kept the PatientID of DICOM files
 
 
 class ProbeCache:
