@@ -475,6 +475,7 @@ def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
     [
         (["--trainer.strategy", "nope"], "--trainer: You selected an invalid strategy name"),
         (["--trainer.accelerator", "warp"], "--trainer: You selected an invalid accelerator name"),
+        (["--trainer.precision", "64-true"], "--trainer.precision must be one for float32 images"),
         (["--trainer.devices", "abc"], "--trainer: `devices` selected with `CPUAccelerator`"),
         (
             ["--trainer.check_val_every_n_epoch", "0"],

@@ -298,6 +298,11 @@ class Cli(LightningCLI):
         kwargs["callbacks"] = [record, *(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
         if self.folder is not None:
             config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
+        if str(config.trainer.precision) in ("64", "64-true"):
+            raise UsageError(
+                f"--trainer.precision must be one for float32 images, such as 32-true or bf16-mixed, "
+                f"got {config.trainer.precision}"
+            )
         every = config.trainer.check_val_every_n_epoch
         if every is not None and every < 1:
             raise UsageError(f"--trainer.check_val_every_n_epoch must be at least 1 or null, got {every}")
