@@ -507,3 +507,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(capsys: pytest.CaptureFix
     fit("--trainer.max_epochs", "1", "--ckpt_path", "last")
     assert "nothing to train: trainer.max_epochs is 1" in capsys.readouterr().out
     assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_comparison_has_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "compare", "--rounds", "0") == "--rounds must be at least 1, got 0"
