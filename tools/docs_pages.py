@@ -2,6 +2,7 @@
 
 MkDocs loads this as a hook. ``performance``, ``robustness`` and ``experiments`` hold the sections of
 ``benchmarks/README.md``, from the same functions and the same records; ``contributing`` is ``CONTRIBUTING.md``.
+The folder ``notebooks`` comes along, for pages to link to.
 """
 
 from pathlib import Path
@@ -50,7 +51,7 @@ def pages() -> dict[str, str]:
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
-    """Add the made pages, and the pictures that they show."""
+    """Add the made pages, the pictures that they show, and the notebooks to download."""
     from mkdocs.structure.files import File
 
     for name, text in pages().items():
@@ -58,4 +59,6 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     for picture in sorted(RESULTS.rglob("*.png")):
         name = picture.relative_to(RESULTS.parent).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(picture)))
+    for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files

@@ -456,3 +456,7 @@ def test_the_verbs_refuse_in_one_sentence(capsys: pytest.CaptureFixture[str]) ->
     assert refusal(capsys, "sweep", "--seeds", "[]") == "seeds must hold at least one, got []"
     assert "did you mean mini-ixi" in refusal(capsys, "prepare", "--preset", "mini-ixy", "--out", "x")
     assert "--ckpt_path last needs a run" in refusal(capsys, "predict")
+
+
+def test_a_sweep_has_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "sweep", "--rounds", "0") == "--rounds must be at least 1, got 0"

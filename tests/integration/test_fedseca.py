@@ -465,3 +465,49 @@ def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
         assert 100 < float(row["peak_resident_mb"]) < 1e6
     else:
         assert row["peak_resident_mb"] == ""
+
+
+# ---------------------------------------------------------------------- wrong words for the trainer, files in the way
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--trainer.strategy", "nope"], "--trainer: You selected an invalid strategy name"),
+        (["--trainer.accelerator", "warp"], "--trainer: You selected an invalid accelerator name"),
+        (["--trainer.precision", "64-true"], "--trainer.precision must be one for float32 images"),
+        (["--trainer.devices", "abc"], "--trainer: `devices` selected with `CPUAccelerator`"),
+        (
+            ["--trainer.check_val_every_n_epoch", "0"],
+            "--trainer.check_val_every_n_epoch must be at least 1 or null, got 0",
+        ),
+        (["--seed_everything", "-1"], "--seed_everything must lie in 0 .. 4294967295, got -1"),
+        (["--run.root", "file"], "--run.root must be a folder that can be written, got file (Not a directory)"),
+        (["--config", "latin.yaml"], "--config must be a YAML file in UTF-8, got latin.yaml"),
+        (["--config", "word.yaml"], "--config must be a YAML file of options, got hello"),
+        (["--config", "number.yaml"], "trainer must hold options, such as trainer.max_epochs, got 3"),
+    ],
+)
+def test_what_lightning_or_the_disk_refuses_is_one_sentence(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("no folder")
+    Path("latin.yaml").write_bytes("model: # für\n".encode("latin-1"))
+    Path("word.yaml").write_text("hello\n")
+    Path("number.yaml").write_text("trainer: 3\n")
+    small = TINY if words[0] != "--config" else []
+    assert refusal(capsys, "fit", *small, *words).startswith(told)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path("runs/fedseca/fit/version_0")
+    fit("--trainer.max_epochs", "1")
+    before = {name: (run / name).read_bytes() for name in ("results.json", "report.html", "metrics.csv")}
+    capsys.readouterr()
+    fit("--trainer.max_epochs", "1", "--ckpt_path", "last")
+    assert "nothing to train: trainer.max_epochs is 1" in capsys.readouterr().out
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_comparison_has_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "compare", "--rounds", "0") == "--rounds must be at least 1, got 0"

@@ -71,6 +71,8 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     assert f">{median:.4f}</td>" not in page
     capsys.readouterr()
 
+    told = refusal(capsys, "test", *CPU, "--model.ratio", "3")
+    assert told.startswith("--ckpt_path belongs to another model")
     main(["test", *CPU, "--model.evaluate_cut", "40"])
     told = capsys.readouterr().out
     assert "FineLIP* (fused), cut at 40" in told

@@ -88,6 +88,10 @@ def test_from_frames_to_classes(
     assert again["metrics"] == pytest.approx(record["metrics"], nan_ok=True)
     assert again["model"]["pretrained"] == "self"
 
+    told = refusal(capsys, "test", *CPU, "--model.hidden", "[4]")
+    assert told.startswith("--ckpt_path belongs to another model")
+    other = [*FRAMES, *SMALL, *SHORT, "--model.method.width", "8", "--ckpt_path", "moved.ckpt"]
+    assert refusal(capsys, "pretrain", *CPU, *other).startswith("--ckpt_path belongs to another model")
     told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--ckpt_path", "moved.ckpt")
     assert told.startswith("--ckpt_path must be a checkpoint of usssl finetune, got one of usssl pretrain")
     told = refusal(capsys, "pretrain", *CPU, "--ckpt_path", str(run / "checkpoints/best.ckpt"))

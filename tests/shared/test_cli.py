@@ -26,6 +26,7 @@ from shared.federated.module import FederatedModule
         ("parse_arguments", ["self", "parser", "args"]),
         ("before_instantiate_classes", ["self"]),
         ("instantiate_trainer", ["self", "kwargs"]),
+        ("_set_seed", ["self"]),
     ],
 )
 def test_the_names_of_lightning_that_we_override_are_there(name: str, parameters: list[str]) -> None:
@@ -127,9 +128,14 @@ def interrupted(words: list[str]) -> None:
     raise KeyboardInterrupt
 
 
+def no_space(words: list[str]) -> None:
+    raise OSError(28, "No space left on device", "runs/x")
+
+
 @pytest.mark.parametrize(
     ("function", "code", "told"),
     [
+        ("no_space", 1, "fedseca: cannot read or write: runs/x (No space left on device)"),
         ("usage_error", 2, "fedseca: data.x must be even, got 3"),
         ("run_error", 1, "fedseca: round 3 has too few uploads"),
         ("interrupted", 130, "fedseca: interrupted"),
@@ -138,7 +144,7 @@ def interrupted(words: list[str]) -> None:
 def test_how_commands_end(
     function: str, code: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verbs = SimpleNamespace(usage_error=usage_error, run_error=run_error, interrupted=interrupted)
+    verbs = SimpleNamespace(no_space=no_space, usage_error=usage_error, run_error=run_error, interrupted=interrupted)
     monkeypatch.setitem(sys.modules, "verbs_of_this_test", verbs)
     program = Program("fedseca", "test", (Verb("go", "Go.", f"verbs_of_this_test:{function}"),))
     with pytest.raises(SystemExit) as stop:

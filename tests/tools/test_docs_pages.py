@@ -60,7 +60,8 @@ def test_links_lead_somewhere(pages: dict[str, str]) -> None:
             path = (Path("/") / name).parent / target if target else Path("/") / name
             found = path.resolve().relative_to("/").as_posix()
             picture = found.startswith("results/") and (REPOSITORY / "benchmarks" / found).is_file()
-            assert found in pages or picture, f"{name}: {link}"
+            notebook = found.startswith("notebooks/") and (REPOSITORY / found).is_file()
+            assert found in pages or picture or notebook, f"{name}: {link}"
             assert not anchor or anchor in anchors[found], f"{name}: {link}"
 
 

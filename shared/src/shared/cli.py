@@ -23,12 +23,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from shared.checkpoints import AtomicCheckpointIO, is_whole_checkpoint
+from shared.checkpoints import AtomicCheckpointIO, first_line, is_whole_checkpoint
 from shared.commands import config_names, config_path, nearest, option_value, with_config_paths
 from shared.errors import UsageError
 from shared.runs import RunLogger, RunRecord, folder_of_checkpoint, last_checkpoint, new_run_folder
 
 NOT_SAVED = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")
+MOST_SEED = 2**32 - 1
+"""The largest seed that NumPy takes."""
 
 
 QUIET = (
@@ -216,16 +218,30 @@ class Cli(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: the run's own config was read before parsing, so that flags win over the checkpoint."""
 
+    def _set_seed(self) -> None:
+        """Seed everything, once the seed is known to be one."""
+        seed = self.config[self.subcommand].get("seed_everything")
+        if not isinstance(seed, bool) and isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
+            raise UsageError(f"--seed_everything must lie in 0 .. {MOST_SEED}, got {seed}")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Choose the run folder."""
         if self.parse_only:
             return
         config = self.config[self.subcommand]
+        if not isinstance(config.trainer, Namespace):
+            raise UsageError(f"trainer must hold options, such as trainer.max_epochs, got {config.trainer!r}")
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
         name = config.run.name or self._run_name(self.words)
         if self.subcommand == self.trains:
-            self.folder = self.resumed or new_run_folder(Path(config.run.root), self.package, name)
+            try:
+                self.folder = self.resumed or new_run_folder(Path(config.run.root), self.package, name)
+            except OSError as error:
+                raise UsageError(
+                    f"--run.root must be a folder that can be written, got {config.run.root} ({error.strerror})"
+                ) from error
             self.save_config()
         elif config.ckpt_path:
             self.folder = folder_of_checkpoint(Path(config.ckpt_path))
@@ -282,7 +298,20 @@ class Cli(LightningCLI):
         kwargs["callbacks"] = [record, *(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
         if self.folder is not None:
             config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
-        return super().instantiate_trainer(**kwargs)
+        if str(config.trainer.precision) in ("64", "64-true"):
+            raise UsageError(
+                f"--trainer.precision must be one for float32 images, such as 32-true or bf16-mixed, "
+                f"got {config.trainer.precision}"
+            )
+        every = config.trainer.check_val_every_n_epoch
+        if every is not None and every < 1:
+            raise UsageError(f"--trainer.check_val_every_n_epoch must be at least 1 or null, got {every}")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except UsageError:
+            raise
+        except (TypeError, ValueError) as error:  # an unknown strategy, say: Lightning checks some options only here
+            raise UsageError(f"--trainer: {first_line(error)}") from error
 
 
 def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:
@@ -342,6 +371,8 @@ def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, 
     value = re.search(r"(?:Given|Got) value: (.*?)\.?(?: Got value: .*)?$", text)
     if key and kinds and value:
         return f"--{key} must be {' or '.join(kinds).replace('NoneType', 'null')}, got {value[1]}"
+    if text.startswith("Unexpected config: "):
+        return text.replace("Unexpected config:", "--config must be a YAML file of options, got", 1)
     if text.startswith("Problems parsing config"):
         return text.replace("Problems parsing config", "--config must be a YAML file of options", 1)
     return f"--{key}: {text}" if key else text

@@ -49,7 +49,8 @@ class Program:
         """Run the command; see the module.
 
         Raises:
-            SystemExit: Status 2 after wrong input, 1 after a run that could not go on, 130 after an interruption.
+            SystemExit: Status 2 after wrong input, 1 after a run that could not go on or a file that the system
+                refused, 130 after an interruption.
         """
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words
@@ -61,6 +62,15 @@ class Program:
                 traceback.print_exc()
             print(f"{self.name}: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(1 if isinstance(error, RunError) else 2) from None
+        except OSError as error:
+            # A full disk, a folder that is not to be written, a file in a folder's place: the system names it.
+            if error.errno is None:
+                raise
+            if debug:
+                traceback.print_exc()
+            place = "" if error.filename is None else f": {error.filename}"
+            print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
+            raise SystemExit(1) from None
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted; --ckpt_path last continues a training run", file=sys.stderr)
             raise SystemExit(130) from None
@@ -217,15 +227,22 @@ def config_chain(package: str, value: str) -> list[Path]:
     """A config behind those that it builds upon: a line ``# base: NAME`` in its head names another one.
 
     Raises:
-        UsageError: One of them is neither a file nor shipped, or they name each other in a circle.
+        UsageError: One of them is neither a file nor shipped, or no text in UTF-8, or they name each other in a circle.
     """
     chain = [find_config(package, value)]
-    while base := re.search(r"^# base: (\S+)$", chain[0].read_text(encoding="utf-8"), re.MULTILINE):
+    while base := re.search(r"^# base: (\S+)$", _text_of(chain[0]), re.MULTILINE):
         found = find_config(package, base[1])
         if found in chain:
             raise UsageError(f"--config must build upon other configs, got {value!r}, where {base[1]} comes twice")
         chain.insert(0, found)
     return chain
+
+
+def _text_of(config: Path) -> str:
+    try:
+        return config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config must be a YAML file in UTF-8, got {config} ({error.reason})") from error
 
 
 def with_config_paths(package: str, words: Sequence[str]) -> list[str]:

@@ -18,6 +18,10 @@ class RunPage(Callback):
     """
 
     score: ClassVar[str]
+    trained = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
 
     def write(self, folder: Path, record: dict[str, Any], trainer: Trainer, module: Any) -> Path:
         """Write pictures and page of a run folder and return the page's path; ``record`` is its ``results.json``."""
@@ -26,6 +30,9 @@ class RunPage(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = run_folder_of(trainer)
         if folder is None or not trainer.is_global_zero:
+            return
+        if not self.trained:  # Lightning found the last epoch in the checkpoint, or was asked for none
+            print(f"nothing to train: trainer.max_epochs is {trainer.max_epochs}, {folder} has {trainer.current_epoch}")
             return
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):

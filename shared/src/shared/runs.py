@@ -187,8 +187,10 @@ class RunRecord(Callback):
         self.command = command
         self.seed = seed
         self._began = time.perf_counter()
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger) and trainer.current_epoch > 0:
                 logger.continue_from(trainer.current_epoch)
@@ -197,7 +199,8 @@ class RunRecord(Callback):
         self._began = time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, pl_module, "fit")
+        if self._trained or self.folder is None or not (self.folder / "results.json").exists():
+            self._write(trainer, pl_module, "fit")  # else a finished run was resumed, and its record stands
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module, "test")

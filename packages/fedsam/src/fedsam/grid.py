@@ -39,7 +39,13 @@ def different(name: str, values: Iterable[T], known: Sequence[str] = ()) -> list
 
 
 def cell(variant: str, regime: str, seed: int, rounds: int, config: str, out: Path, extra: Sequence[str]) -> Cell:
-    """One run: a variant trained in one regime from one seed."""
+    """One run: a variant trained in one regime from one seed.
+
+    Raises:
+        UsageError: There are no rounds.
+    """
+    if rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {rounds}")
     options = [
         *("--model.variant", variant, "--model.regime", regime, "--seed_everything", str(seed)),
         *("--data.seed", str(seed), "--trainer.max_epochs", str(rounds)),

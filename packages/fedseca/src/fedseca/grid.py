@@ -70,6 +70,8 @@ def cell(
 
     The partition ``None`` leaves it to the config.
     """
+    if rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {rounds}")
     options = [
         *entry_options("rules", rule),
         *entry_options("attacks", attack),

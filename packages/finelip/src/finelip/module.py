@@ -21,7 +21,7 @@ from finelip.positions import Strategy
 from finelip.scores import ALPHA
 from finelip.tokenizer import cut_to_longest, true_lengths
 from finelip.towers import CLIP_TINY
-from shared.checkpoints import FORMAT
+from shared.checkpoints import FORMAT, require_same_tensors
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
 from shared.non_finite import NonFiniteGuard, all_finite
@@ -304,13 +304,14 @@ class FineLIPModule(LightningModule):
         """Refuse a checkpoint of another training.
 
         Raises:
-            UsageError: It is none of finelip, or of another backbone.
+            UsageError: It is none of finelip, or of another backbone or refinement.
         """
         record = checkpoint.get(RECORD)
         if not isinstance(record, Mapping) or "guard" not in record:
             raise UsageError("ckpt_path must be a checkpoint of finelip fit, got another one")
         if record["backbone"] != self.model.config:
             raise UsageError("ckpt_path must be of the same backbone, got one of another")
+        require_same_tensors(checkpoint["state_dict"], self.state_dict(), what="--ckpt_path")
         self.guard.restore(record["guard"])
         self.pretrained, self.weights_sha256 = record["pretrained"], record["weights_sha256"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.checkpoints import FORMAT, load_content
+from shared.checkpoints import FORMAT, load_content, require_same_tensors
 from shared.classification import Classifier
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
@@ -136,7 +136,7 @@ class Finetuning(Classifier):
         """Refuse a checkpoint of another training or of other classes.
 
         Raises:
-            UsageError: It is none of ``finetune``, or of other classes.
+            UsageError: It is none of ``finetune``, or of other classes or layers.
         """
         record = checkpoint.get(RECORD)
         if not isinstance(record, Mapping) or "classes" not in record:
@@ -146,6 +146,7 @@ class Finetuning(Classifier):
                 f"data.source must hold the classes of the checkpoint ({', '.join(record['classes'])}), "
                 f"got {', '.join(self.class_names)}"
             )
+        require_same_tensors(checkpoint["state_dict"], self.state_dict(), what="--ckpt_path")
         self.init, self.pretrained, self.weights_sha256 = (
             record[name] for name in ("init", "pretrained", "weights_sha256")
         )

@@ -10,7 +10,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from shared.checkpoints import FORMAT
+from shared.checkpoints import FORMAT, require_same_tensors
 from shared.errors import UsageError
 from shared.federated.seeds import derived_seed
 from shared.non_finite import NonFiniteGuard, all_finite
@@ -220,6 +220,7 @@ class Pretraining(LightningModule):
             raise UsageError(
                 f"ckpt_path must be of {own[1]} on {own[0]}, got {record['method']} on {record['backbone']}"
             )
+        require_same_tensors(checkpoint["state_dict"], self.state_dict(), what="--ckpt_path")
         self.guard.restore(record["guard"])
 
     def describe(self) -> dict[str, Any]:
