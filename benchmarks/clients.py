@@ -122,7 +122,8 @@ def main() -> None:
     print(table(list(results[0]), [[str(value) for value in result.values()] for result in results]))
     print(machine())
     if options.out:
-        write(options.out, "batched against sequential training of the clients of a round", results)
+        about = "batched against sequential training of the clients of a round"
+        write(options.out, about, results, results[0]["device"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Late interaction in tiles against one pair after the other, the machine's matrix product, and what must be stored.
 
-    python benchmarks/clim.py [--quick] [--out benchmarks/results/clim.json]
+    python benchmarks/clim.py [--quick] [--device cuda] [--out benchmarks/results/clim.json]
 
 128 images by 128 texts, 40 tokens of width 512 each, float32, two threads. Forward: CPU time against a double loop over
 pairs, and as a share of the machine's rate of matrix products, which is that of one product of 2048 x 2048 matrices in
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finelip.clim import local_scores
-from paired import as_dict, compare, machine, peak_growth, table, write
+from paired import as_dict, compare, device, machine, peak_growth, table, write
 
 TOKENS, WIDTH = 40, 512
 SPEED_LIMIT = 8.0
@@ -29,9 +29,10 @@ VALUE_LIMIT, GRADIENT_LIMIT = 1e-5, 1e-4
 SIDE = 2048  # of the square matrices whose product is the machine's rate
 
 
-def sets(count: int, seed: int) -> Tensor:
+def sets(count: int, seed: int, where: str) -> Tensor:
     """Unit vectors."""
-    return F.normalize(torch.randn(count, TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    drawn = torch.randn(count, TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn.to(where), dim=-1)
 
 
 def double_loop(images: Tensor, texts: Tensor) -> Tensor:
@@ -55,12 +56,12 @@ def eager(images: Tensor, texts: Tensor) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def forward_eager(pairs: int, count: int) -> dict[str, Any]:
+def forward_eager(pairs: int, count: int, where: str) -> dict[str, Any]:
     """Speed of the forward pass against an eager einsum."""
-    images, texts = sets(count, 0), sets(count, 1)
+    images, texts = sets(count, 0, where), sets(count, 1, where)
     with torch.no_grad():
         gap = float((local_scores(images, texts) - eager(images, texts)).abs().max())
-        timed = compare(lambda: local_scores(images, texts), lambda: eager(images, texts), pairs)
+        timed = compare(lambda: local_scores(images, texts), lambda: eager(images, texts), pairs, device=where)
     return (
         {"measure": "forward against an eager einsum", "images": count, "texts": count}
         | as_dict(timed)
@@ -68,12 +69,12 @@ def forward_eager(pairs: int, count: int) -> dict[str, Any]:
     )
 
 
-def forward(pairs: int, count: int) -> dict[str, Any]:
+def forward(pairs: int, count: int, where: str) -> dict[str, Any]:
     """Speed of the forward pass against the double loop."""
-    images, texts = sets(count, 0), sets(count, 1)
+    images, texts = sets(count, 0, where), sets(count, 1, where)
     with torch.no_grad():
         gap = float((local_scores(images, texts) - double_loop(images, texts)).abs().max())
-        timed = compare(lambda: local_scores(images, texts), lambda: double_loop(images, texts), pairs)
+        timed = compare(lambda: local_scores(images, texts), lambda: double_loop(images, texts), pairs, device=where)
     return (
         {"measure": "forward against a double loop", "images": count, "texts": count}
         | as_dict(timed)
@@ -81,13 +82,13 @@ def forward(pairs: int, count: int) -> dict[str, Any]:
     )
 
 
-def share_of_rate(pairs: int, count: int) -> dict[str, Any]:
+def share_of_rate(pairs: int, count: int, where: str) -> dict[str, Any]:
     """Share of the machine's rate of matrix products, by CPU time, and by the clock."""
-    images, texts = sets(count, 0), sets(count, 1)
-    left, right = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    images, texts = sets(count, 0, where), sets(count, 1, where)
+    left, right = torch.randn(2, SIDE, SIDE, device=where)
     work, whole = 2 * (count * TOKENS) ** 2 * WIDTH, 2 * SIDE**3
     with torch.no_grad():
-        timed = compare(lambda: local_scores(images, texts), lambda: left @ right, pairs)
+        timed = compare(lambda: local_scores(images, texts), lambda: left @ right, pairs, device=where)
     scale = work / whole
     return (
         {"measure": "share of the rate of matrix products", "images": count, "texts": count}
@@ -104,10 +105,10 @@ def share_of_rate(pairs: int, count: int) -> dict[str, Any]:
     )
 
 
-def training(pairs: int, count: int) -> dict[str, Any]:
+def training(pairs: int, count: int, where: str) -> dict[str, Any]:
     """Time and memory of value and gradients."""
-    images, texts = sets(count, 0).requires_grad_(), sets(count, 1).requires_grad_()
-    upstream = torch.randn(count, count, generator=torch.Generator().manual_seed(2))
+    images, texts = sets(count, 0, where).requires_grad_(), sets(count, 1, where).requires_grad_()
+    upstream = torch.randn(count, count, generator=torch.Generator().manual_seed(2)).to(where)
 
     def ours() -> tuple[Tensor, ...]:
         return torch.autograd.grad(local_scores(images, texts), (images, texts), upstream)
@@ -116,9 +117,9 @@ def training(pairs: int, count: int) -> dict[str, Any]:
         return torch.autograd.grad(double_loop(images, texts), (images, texts), upstream)
 
     gap = max(float((a - b).norm() / b.norm()) for a, b in zip(ours(), peer(), strict=True))
-    growth = peak_growth(ours)
+    growth = peak_growth(ours, where)
     stored = 4 * (images.numel() + texts.numel()) + 4 * count**2 + 2 * count**2 * TOKENS
-    timed = compare(ours, peer, pairs)
+    timed = compare(ours, peer, pairs, device=where)
     return (
         {"measure": "forward and backward against a double loop", "images": count, "texts": count}
         | as_dict(timed)
@@ -140,13 +141,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three pairs with 32 images and texts")
     parser.add_argument("--pairs", type=int, default=21, help="pairs; fewer where a pair takes long")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch; one on a busy machine")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.rand(512, 512) @ torch.rand(512, 512)  # wakes the threads
     count, pairs = (32, 3) if options.quick else (128, options.pairs)
-    speed, rate, memory = forward(pairs, count), share_of_rate(pairs, count), training(pairs, count)
-    einsum = forward_eager(pairs, count)
+    size = (pairs, count, options.device)
+    speed, rate, memory, einsum = (measure(*size) for measure in (forward, share_of_rate, training, forward_eager))
     rows = [
         ["forward: times as fast as an eager einsum", f"{einsum['speedup']:.1f}", interval(einsum), ""],
         ["forward: times as fast as a double loop", f"{speed['speedup']:.1f}", interval(speed), f"{SPEED_LIMIT:.0f}"],
@@ -168,7 +170,8 @@ def main() -> None:
     print(f"gaps: values {speed['value_gap']:.0e}, gradients {memory['gradient_gap']:.0e}")
     print(machine())
     if options.out:
-        write(options.out, "late interaction in tiles against one pair after the other", [speed, rate, memory, einsum])
+        about = "late interaction in tiles against one pair after the other"
+        write(options.out, about, [speed, rate, memory, einsum], options.device)
 
 
 def interval(result: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What a training step of FLAP-SAM costs beside full fine-tuning, and beside transformers with peft.
 
-    python benchmarks/sam_step.py [--quick] [--out benchmarks/results/sam_step.json]
+    python benchmarks/sam_step.py [--quick] [--device cuda] [--out benchmarks/results/sam_step.json]
 
 One sample of five slices: forward, backward and AdamW, random weights. The first row trains the same ViT-B at 224
 pixels as FLAP-SAM (LoRA of rank 32 and the output layers) and whole. The second has the published four-fold decoder on
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import SamConfig, SamModel
 
 from fedsam.sam import Sam
-from paired import as_dict, compare, machine, peak_growth, table, write
+from paired import as_dict, compare, device, machine, peak_growth, table, write
 
 SLICES = 5
 RANK = 32
@@ -31,9 +31,10 @@ HEADS = ("upscale_", "output_hypernetworks_mlps", "mask_tokens")
 Step = Callable[[], object]
 
 
-def step_of(model: nn.Module, loss: Callable[[Tensor], Tensor], image_size: int) -> Step:
+def step_of(model: nn.Module, loss: Callable[[Tensor], Tensor], image_size: int, where: str) -> Step:
     """A training step on fixed random slices."""
-    images = torch.rand(SLICES, 3, image_size, image_size)
+    images = torch.rand(SLICES, 3, image_size, image_size).to(where)
+    model.to(where)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=8e-4, weight_decay=0.1)
 
     def step() -> None:
@@ -44,15 +45,15 @@ def step_of(model: nn.Module, loss: Callable[[Tensor], Tensor], image_size: int)
     return step
 
 
-def ours(size: str, image_size: int, variant: str, classes: int, upsampling: Any) -> Step:
+def ours(size: str, image_size: int, where: str, variant: str, classes: int, upsampling: Any) -> Step:
     """Our model; the loss is the mean cross-entropy with random labels at the logits' resolution."""
     model = Sam(size, image_size, classes, variant, rank=RANK, upsampling=upsampling)
     side = image_size * upsampling // 16
-    labels = torch.randint(classes + 1, (SLICES, side, side))
-    return step_of(model, lambda images: F.cross_entropy(model.low_res_logits(images), labels), image_size)
+    labels = torch.randint(classes + 1, (SLICES, side, side)).to(where)
+    return step_of(model, lambda images: F.cross_entropy(model.low_res_logits(images), labels), image_size, where)
 
 
-def transformers_peft(size: str, image_size: int) -> Step:
+def transformers_peft(size: str, image_size: int, where: str) -> Step:
     """``SamModel`` of the same size with peft's LoRA and the same output layers to train."""
     with torch.device("meta"):
         m = Sam(size, image_size).measures
@@ -82,29 +83,32 @@ def transformers_peft(size: str, image_size: int) -> Step:
         if any(head in name for head in HEADS):
             parameter.requires_grad_(True)
     side = image_size // 4
-    labels = torch.randint(3, (SLICES, side, side))  # it returns three of its four masks
+    labels = torch.randint(3, (SLICES, side, side)).to(where)  # it returns three of its four masks
 
     def loss(images: Tensor) -> Tensor:
         return F.cross_entropy(model(pixel_values=images, multimask_output=True).pred_masks[:, 0], labels)
 
-    return step_of(model, loss, image_size)
+    return step_of(model, loss, image_size, where)
 
 
-def measure(size: str, image_size: int, pairs: int) -> list[dict[str, Any]]:
+def measure(size: str, image_size: int, pairs: int, where: str) -> list[dict[str, Any]]:
     """Both comparisons."""
 
     def flap() -> Step:
-        return ours(size, image_size, "flap", 2, 16)
+        return ours(size, image_size, where, "flap", 2, 16)
 
     def full() -> Step:
-        return ours(size, image_size, "full", 2, 16)
+        return ours(size, image_size, where, "full", 2, 16)
 
     def stock() -> Step:
-        return ours(size, image_size, "flap", 3, 4)
+        return ours(size, image_size, where, "flap", 3, 4)
+
+    def peer() -> Step:
+        return transformers_peft(size, image_size, where)
 
     cases = [
         ("flap", "full fine-tuning", flap, full, 0.80, 0.60),
-        ("flap, 4x decoder", "transformers + peft", stock, lambda: transformers_peft(size, image_size), 1.0, None),
+        ("flap, 4x decoder", "transformers + peft", stock, peer, 1.0, None),
     ]
     results = []
     for name, peer_name, build, build_peer, time_limit, memory_limit in cases:
@@ -114,8 +118,8 @@ def measure(size: str, image_size: int, pairs: int) -> list[dict[str, Any]]:
             step()
             step()
 
-        memory = [peak_growth(lambda build=make: two_steps(build)) for make in (build, build_peer)]  # type: ignore[misc]
-        timed = compare(build(), build_peer(), pairs, budget_s=300)
+        memory = [peak_growth(lambda build=make: two_steps(build), where) for make in (build, build_peer)]  # type: ignore[misc]
+        timed = compare(build(), build_peer(), pairs, budget_s=300, device=where)
         ratio = 1 / timed.speedup
         results.append(
             {"case": name, "peer": peer_name, "size": size, "image_size": image_size, "slices": SLICES}
@@ -139,11 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three pairs of size tiny in place of ViT-B")
     parser.add_argument("--pairs", type=int, default=63, help="pairs; a third of them where a pair takes long")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    results = measure("tiny", 96, 3) if options.quick else measure("vit_b", 224, options.pairs)
+    where = options.device
+    results = measure("tiny", 96, 3, where) if options.quick else measure("vit_b", 224, options.pairs, where)
     header = [
         "case",
         "peer",
@@ -178,7 +184,8 @@ def main() -> None:
     print(table(header, rows))
     print(machine())
     if options.out:
-        write(options.out, "training steps of FLAP-SAM against full fine-tuning and transformers with peft", results)
+        about = "training steps of FLAP-SAM against full fine-tuning and transformers with peft"
+        write(options.out, about, results, options.device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A training step of each method against the same step put together from lightly's parts.
 
-    python benchmarks/ssl_step.py [--quick] [--out benchmarks/results/ssl_step.json]
+    python benchmarks/ssl_step.py [--quick] [--device cuda] [--out benchmarks/results/ssl_step.json]
 
 Forward, backward, optimiser, momentum copies and queue on the same random batch, with the same backbone, heads of the
 same widths and two threads: ours as :class:`usssl.pretraining.Pretraining` takes it, lightly's as its examples do
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
-from paired import as_dict, compare, machine, peak_growth, table, write
+from paired import as_dict, compare, device, machine, peak_growth, table, write
 from usssl.backbones import build_backbone
 from usssl.decoder import mirrored_decoder
 from usssl.methods import METHODS
@@ -37,19 +37,19 @@ BUDGET_S = 45.0  # of each method
 NAMES = ("autoencoder", "inpaint", "simclr", "moco", "byol", "vicreg", "barlowtwins")
 
 
-def images(batch: int, side: int) -> tuple[Tensor, Tensor]:
+def images(batch: int, side: int, where: str) -> tuple[Tensor, Tensor]:
     """Two views."""
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(batch, 3, side, side, generator=generator) for _ in range(2))
+    first, second = (torch.randn(batch, 3, side, side, generator=generator).to(where) for _ in range(2))
     return first, second
 
 
-def ours(name: str, backbone: str, batch: int, side: int, width: int) -> Step:
+def ours(name: str, backbone: str, batch: int, side: int, width: int, where: str) -> Step:
     """Our step."""
     wide = {"hidden": width, "width": width} if name in ("vicreg", "barlowtwins") else {}
-    method = METHODS[name](build_backbone(backbone), **wide)
+    method = METHODS[name](build_backbone(backbone), **wide).to(where)
     optimizer = method.recipe().optimizer([p for p in method.parameters() if p.requires_grad])
-    views: Any = images(batch, side)
+    views: Any = images(batch, side, where)
     given = views[:1] if name == "autoencoder" else views
 
     def step() -> None:
@@ -81,14 +81,14 @@ def simclr_head(width: int) -> nn.Module:
     return heads.ProjectionHead([(width, 512, nn.BatchNorm1d(512), nn.ReLU(), True), (512, 128, None, None, True)])
 
 
-def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step:
+def lightly(name: str, backbone: str, batch: int, side: int, width: int, where: str) -> Step:
     """The step from lightly's parts."""
-    v1, v2 = images(batch, side)
+    v1, v2 = images(batch, side, where)
     criterion: nn.Module
     parts: list[nn.Module] = []
     if name in ("autoencoder", "inpaint"):
-        encoder = build_backbone(backbone, channels_last=False)
-        decoder = mirrored_decoder(encoder, channels_last=False)
+        encoder = build_backbone(backbone, channels_last=False).to(where)
+        decoder = mirrored_decoder(encoder, channels_last=False).to(where)
         parts = [encoder, decoder]
         target = v1 if name == "autoencoder" else v2
 
@@ -97,6 +97,7 @@ def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step
 
     elif name in ("vicreg", "barlowtwins"):
         model = LightlyModel(backbone, lambda features: heads.BarlowTwinsProjectionHead(features, width, width))
+        model.to(where)
         criterion = losses.VICRegLoss() if name == "vicreg" else losses.BarlowTwinsLoss(0.0051)
         parts = [model]
 
@@ -104,7 +105,7 @@ def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step
             return criterion(model(v1), model(v2))
 
     elif name == "simclr":
-        model = LightlyModel(backbone, simclr_head)
+        model = LightlyModel(backbone, simclr_head).to(where)
         criterion = losses.NTXentLoss(0.5)
         parts = [model]
 
@@ -112,10 +113,10 @@ def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step
             return criterion(model(v1), model(v2))
 
     elif name == "moco":
-        model = LightlyModel(backbone, lambda features: heads.MoCoProjectionHead(features, 2048, 128))
+        model = LightlyModel(backbone, lambda features: heads.MoCoProjectionHead(features, 2048, 128)).to(where)
         copy = deepcopy(model)
         deactivate_requires_grad(copy)
-        criterion = losses.NTXentLoss(0.5, memory_bank_size=(4096, 128))
+        criterion = losses.NTXentLoss(0.5, memory_bank_size=(4096, 128)).to(where)
         parts = [model]
 
         def value() -> Tensor:
@@ -125,8 +126,8 @@ def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step
             return criterion(model(v1), key)
 
     else:
-        model = LightlyModel(backbone, lambda features: heads.BYOLProjectionHead(features, 1024, 256))
-        predictor = heads.BYOLPredictionHead(256, 1024, 256)
+        model = LightlyModel(backbone, lambda features: heads.BYOLProjectionHead(features, 1024, 256)).to(where)
+        predictor = heads.BYOLPredictionHead(256, 1024, 256).to(where)
         copy = deepcopy(model)
         deactivate_requires_grad(copy)
         criterion = losses.NegativeCosineSimilarity()
@@ -155,19 +156,19 @@ def lightly(name: str, backbone: str, batch: int, side: int, width: int) -> Step
     return step
 
 
-def measure(backbone: str, batch: int, side: int, width: int, pairs: int) -> list[dict[str, Any]]:
+def measure(backbone: str, batch: int, side: int, width: int, pairs: int, where: str) -> list[dict[str, Any]]:
     """One row a method."""
     results = []
     for name in NAMES:
-        setting = (name, backbone, batch, side, width)
+        setting = (name, backbone, batch, side, width, where)
 
         def two_steps(build: Callable[..., Step], setting: tuple[Any, ...] = setting) -> None:
             step = build(*setting)
             step()
             step()
 
-        memory, peer_memory = (peak_growth(lambda b=build: two_steps(b)) for build in (ours, lightly))  # type: ignore[misc]
-        timed = compare(ours(*setting), lightly(*setting), pairs, budget_s=BUDGET_S)
+        memory, peer_memory = (peak_growth(lambda b=build: two_steps(b), where) for build in (ours, lightly))  # type: ignore[misc]
+        timed = compare(ours(*setting), lightly(*setting), pairs, budget_s=BUDGET_S, device=where)
         results.append(
             {"method": name, "backbone": backbone, "batch": batch, "side": side, "projector": width}
             | as_dict(timed)
@@ -188,11 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three pairs at 32 px and a projector of 256")
     parser.add_argument("--pairs", type=int, default=21, help="pairs; fewer where a pair takes long")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    results = measure("resnet18", 4, 32, 256, 3) if options.quick else measure("resnet18", 32, 96, 2048, options.pairs)
+    batch, side, width, pairs = (4, 32, 256, 3) if options.quick else (32, 96, 2048, options.pairs)
+    results = measure("resnet18", batch, side, width, pairs, options.device)
     header = ["method", "peer", "ours s", "peer s", "ratio", "95 %", "pairs", "limit", "ours MB", "peer MB"]
     rows = [
         [
@@ -212,7 +215,8 @@ def main() -> None:
     print(table(header, rows))
     print(machine())
     if options.out:
-        write(options.out, "training steps of the self-supervised methods against lightly's parts", results)
+        about = "training steps of the self-supervised methods against lightly's parts"
+        write(options.out, about, results, options.device)
 
 
 if __name__ == "__main__":
