@@ -16,7 +16,6 @@ import json
 import math
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -230,23 +229,6 @@ def run_steps(bench: Bench, machine: Mapping[str, Any], chosen: Sequence[str]) -
         if outcome.error:
             print(tail(bench.build / "gpu-logs" / f"{name}.log"), end="", flush=True)
     return outcomes
-
-
-def driver() -> str | None:
-    """The version of NVIDIA's driver, where one tells it."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return None
-
-
-def described(found: Mapping[str, Any], driver_version: str | None) -> dict[str, Any]:
-    """The machine as the record tells it: GPU, driver, CUDA, Python and the libraries of ``constraints.txt``."""
-    tested = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()]
-    libraries = {name: found["libraries"][name] for name in tested if name in found["libraries"]}
-    told = {name: found[name] for name in ("gpu", "gpu_memory_gb", "cuda", "torch", "python")}
-    return told | {"driver": driver_version, "libraries": libraries}
 
 
 def options(words: Sequence[str]) -> argparse.Namespace:
