@@ -1,12 +1,12 @@
 """Check this repository on a machine with a GPU, beside the torch that is there; what `make gpu-check` runs.
 
-The interpreter that runs this script must have torch 2.11 or newer and torchvision for its GPU. An environment on top of
-it, BUILD/gpu-venv, gets what is missing; torch is never replaced. Then run, each as a step of its own: the tests marked
-gpu, the default job of every package in bf16-mixed, and the benchmarks that measure on a GPU.
+The interpreter that runs this script must have torch 2.11 or newer and torchvision for its GPU. An environment on top
+of it, BUILD/gpu-venv, gets what is missing; torch is never replaced. Then run, each as a step of its own: the tests
+marked gpu, the default jobs of the packages in bf16-mixed, and the benchmarks that measure on a GPU.
 
 OUT/gpu-check.json is written after every step, OUT/gpu-BENCHMARK.json by each benchmark; what the steps print goes to
-BUILD/gpu-logs, the runs to BUILD/gpu-runs. The exit status is 0 if every step passed, 1 if one failed or the environment
-could not be made, and 2 if the machine or an option will not do: then nothing was written.
+BUILD/gpu-logs, the runs to BUILD/gpu-runs. The exit status is 0 if every step passed, 1 if one failed or the
+environment could not be made, and 2 if the machine or an option will not do: then nothing was written.
 """
 
 from __future__ import annotations  # an interpreter that is too old must get as far as its refusal
@@ -24,7 +24,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from gpu_environment import ROOT, EnvironmentRefused, Runner, make_environment, probe, refusal, tail, to_log
+from gpu_environment import (
+    ROOT,
+    EnvironmentRefused,
+    Runner,
+    described,
+    driver,
+    make_environment,
+    probe,
+    refusal,
+    tail,
+    to_log,
+)
 
 PRECISION = ("--trainer.accelerator", "gpu", "--trainer.precision", "bf16-mixed")
 QUICK = ("--trainer.max_epochs", "3")
@@ -95,8 +106,8 @@ class Bench:
         status = self.run(command, self.build / "gpu-logs" / f"{name}.log")
         seconds = round(time.perf_counter() - start, 1)
         shown = shlex.join(command)
-        for folder, short in ((self.out, "OUT"), (self.build, "build"), (ROOT, "")):
-            shown = shown.replace(f"{folder}/", f"{short}/" if short else "")
+        for folder, short in ((ROOT, ""), (self.build, "build/"), (self.out, "OUT/")):
+            shown = shown.replace(f"{folder}/", short)
         return Outcome(name, shown, status, seconds, f"exit status {status}" if status else "")
 
     def tests(self) -> Outcome:
@@ -260,9 +271,8 @@ def main() -> int:
     if no:
         print(no, file=sys.stderr)
         return 2
-    print(
-        f"{found['gpu']}, torch {found['torch']}, Python {found['python']}: making {build / 'gpu-venv'} ...", flush=True
-    )
+    print(f"{found['gpu']}, torch {found['torch']}, Python {found['python']}")
+    print(f"making {build / 'gpu-venv'} ...", flush=True)
     start = time.perf_counter()
     try:
         python = make_environment(build / "gpu-venv", sys.executable, found, wheels, to_log)
@@ -273,10 +283,8 @@ def main() -> int:
     steps = [name for name in STEPS if name in (chosen.only or STEPS)]
     outcomes = run_steps(Bench(python, build, out, to_log, chosen.quick), described(probe(python), driver()), steps)
     failed = [outcome.name for outcome in outcomes if outcome.error]
-    print(
-        f"{len(outcomes) - len(failed)} of {len(outcomes)} steps passed"
-        + (f", failed: {', '.join(failed)}" if failed else "")
-    )
+    passed = f"{len(outcomes) - len(failed)} of {len(outcomes)} steps passed"
+    print(f"{passed}, failed: {', '.join(failed)}" if failed else passed)
     print(out / "gpu-check.json")
     return 1 if failed else 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations  # an interpreter that is too old must get as
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ class EnvironmentRefused(RuntimeError):
 
 
 def to_log(command: Sequence[str], log: Path) -> int:
-    """The runner that really runs; the packages are told to require ``medley-shared`` by name, see ``hatch_build.py``."""
+    """The runner that really runs. The packages then require ``medley-shared`` by name, see ``hatch_build.py``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         return subprocess.run(
@@ -85,7 +86,7 @@ def release(version: str) -> tuple[int, ...]:
         >>> release("2.11.0a0+cu130")
         (2, 11)
     """
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def refusal(found: Mapping[str, Any]) -> str | None:
@@ -130,14 +131,15 @@ def constraints(tested: str, libraries: Mapping[str, str]) -> str:
     return "\n".join([*pins, *missing]) + "\n"
 
 
-def inherit(python: Path, folders: Sequence[str]) -> None:
+def inherit(environment: Path, folders: Sequence[str]) -> None:
     """Let an environment import from ``folders`` too, after its own.
 
     ``--system-site-packages`` reaches the interpreter's base alone: nothing of an environment that stands between.
     """
-    own, *rest = probe(python)["folders"]
-    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in folders if folder not in rest]
-    (Path(own) / "inherited.pth").write_text("".join(lines), encoding="utf-8")
+    reached = probe(environment / "bin" / "python")["folders"]
+    own = next(folder for folder in map(Path, reached) if environment in folder.parents)
+    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in folders if folder not in reached]
+    (own / "inherited.pth").write_text("".join(lines), encoding="utf-8")
 
 
 def members() -> list[str]:
@@ -176,7 +178,7 @@ def make_environment(folder: Path, base: str, found: Mapping[str, Any], wheels: 
             )
 
     must("venv", [base, "-m", "venv", "--clear", "--system-site-packages", str(folder)])
-    inherit(python, found["folders"])
+    inherit(folder, found["folders"])
     tested = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     constraint.write_text(constraints(tested, found["libraries"]), encoding="utf-8")
     must("install", installation(python, constraint, wheels))
@@ -194,3 +196,20 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     if after["gpu"] is None:
         return f"torch {after['torch']} must see the GPU in the environment too, and finds none"
     return None
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, where one tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def described(found: Mapping[str, Any], driver_version: str | None) -> dict[str, Any]:
+    """The machine as a record tells it: GPU, driver, CUDA, Python, and what is there of ``constraints.txt``."""
+    tested = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()]
+    there = {canonical(name): version for name, version in found["libraries"].items()}
+    told = {name: found[name] for name in ("gpu", "gpu_memory_gb", "cuda", "torch", "python")}
+    return told | {"driver": driver_version, "libraries": {name: there[name] for name in tested if name in there}}

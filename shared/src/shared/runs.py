@@ -220,6 +220,7 @@ class RunRecord(Callback):
             "model": describe(pl_module),
             "wall_seconds": round(time.perf_counter() - self._began, 3),
             "device": device_name(pl_module.device),
+            **peak_gpu_memory(pl_module.device),
             "versions": versions(self.package),
         }
         for logger in trainer.loggers:
@@ -248,6 +249,11 @@ def describe(part: object) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     """``cpu`` or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def peak_gpu_memory(device: torch.device) -> dict[str, int]:
+    """``peak_gpu_bytes``: the most that this process's tensors took on a GPU at once; empty on the CPU."""
+    return {"peak_gpu_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
