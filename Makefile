@@ -9,7 +9,7 @@ BENCHMARKS := $(filter-out benchmarks/paired.py benchmarks/aggregator_peers.py,$
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs dist standalone
+.PHONY: help setup demo test lint bench docs dist standalone gpu-check
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,3 +71,10 @@ dist: $(STAMP) ## build the wheels and source archives into dist/
 
 standalone: dist ## install every package alone with plain pip, from the clone and from its wheel (ARGS=--uv is faster)
 	$(BIN)/python tools/standalone.py $(ARGS)
+
+# It needs no .venv: the interpreter with torch for the GPU of this machine runs it.
+PYTHON ?= python3
+
+gpu-check: ## tests, default jobs and benchmarks on a GPU, beside its own torch (PYTHON=..., GPU_WHEELS=DIR, ARGS=--quick)
+	@command -v $(PYTHON) >/dev/null || { echo "PYTHON must be a command or a path of one, got $(PYTHON)" >&2; exit 2; }
+	@$(PYTHON) tools/gpu_check.py $(if $(GPU_WHEELS),--wheels "$(GPU_WHEELS)") $(ARGS)

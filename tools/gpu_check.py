@@ -151,11 +151,12 @@ class Bench:
     def benchmark(self, name: str) -> Outcome:
         """A benchmark on the GPU."""
         record = self.out / f"gpu-{name}.json"
+        record.unlink(missing_ok=True)
         command = [str(self.python), f"benchmarks/{name}.py", *BENCHMARKS[name], "--out", str(record)]
         outcome = self.timed(name, [*command, *(["--quick"] if self.quick else [])])
-        outcome.found = {"record": record.name}
-        if not outcome.error and not record.exists():
-            outcome.error = "it wrote no record"
+        if not outcome.error:
+            outcome.found = {"record": record.name} if record.exists() else {}
+            outcome.error = "" if record.exists() else "it wrote no record"
         return outcome
 
     def step(self, name: str) -> Outcome:

@@ -38,6 +38,7 @@ print(json.dumps({
     "gpu": torch.cuda.get_device_name() if gpu else None,
     "gpu_memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if gpu else None,
     "libraries": {d.name: d.version for d in reversed(list(importlib.metadata.distributions())) if d.name},
+    "environment": sys.prefix != sys.base_prefix,
     "folders": [p for p in sys.path if p.rstrip("/").endswith(("site-packages", "dist-packages"))],
 }))
 """
@@ -132,10 +133,7 @@ def constraints(tested: str, libraries: Mapping[str, str]) -> str:
 
 
 def inherit(environment: Path, folders: Sequence[str]) -> None:
-    """Let an environment import from ``folders`` too, after its own.
-
-    ``--system-site-packages`` reaches the interpreter's base alone: nothing of an environment that stands between.
-    """
+    """Let an environment import from ``folders`` too, after its own, where it does not yet."""
     reached = probe(environment / "bin" / "python")["folders"]
     own = next(folder for folder in map(Path, reached) if environment in folder.parents)
     lines = [f"import site; site.addsitedir({folder!r})\n" for folder in folders if folder not in reached]
@@ -177,7 +175,9 @@ def make_environment(folder: Path, base: str, found: Mapping[str, Any], wheels: 
                 f"{name} ended with {status}, see {logs / f'{name}.log'}:\n{tail(logs / f'{name}.log')}".rstrip()
             )
 
-    must("venv", [base, "-m", "venv", "--clear", "--system-site-packages", str(folder)])
+    # On top of another environment the flag would reach past it, to the base that it hides.
+    reach = [] if found["environment"] else ["--system-site-packages"]
+    must("venv", [base, "-m", "venv", "--clear", *reach, str(folder)])
     inherit(folder, found["folders"])
     tested = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     constraint.write_text(constraints(tested, found["libraries"]), encoding="utf-8")
