@@ -122,7 +122,9 @@ class Bench:
         except (OSError, ElementTree.ParseError):
             outcome.error = outcome.error or "pytest wrote no report"
         else:
-            if not outcome.found["passed"]:
+            if failed := outcome.found["failed"]:
+                outcome.error = f"{failed} failed"
+            elif not outcome.found["passed"]:
                 outcome.error = outcome.error or "no test passed"
         return outcome
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from shared.runs import RunLogger, mean_of_last, new_run_folder, read_metrics
+import pytest
+import torch
+
+from shared.runs import RunLogger, mean_of_last, new_run_folder, peak_gpu_memory, read_metrics
 
 
 def test_folders_are_numbered(tmp_path: Path) -> None:
@@ -59,3 +62,17 @@ def test_a_resumed_run_drops_what_it_runs_again(tmp_path: Path) -> None:
 def test_mean_of_last() -> None:
     series = {"test/f1": [(i, float(i)) for i in range(10)], "train/loss": [(0, 1.0)]}
     assert mean_of_last(series, 5) == {"test/f1": 7.0}
+
+
+def test_a_run_on_the_cpu_has_no_peak_of_a_gpu() -> None:
+    assert peak_gpu_memory(torch.device("cpu")) == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+def test_the_peak_on_a_gpu_is_that_of_what_is_freed_too() -> None:
+    device = torch.device("cuda", 0)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.empty(1 << 24, dtype=torch.uint8, device=device)
+    assert peak_gpu_memory(device)["peak_gpu_bytes"] >= before + (1 << 24)
