@@ -1,17 +1,19 @@
 """Rounds over a grid are the rounds of one process, bit for bit, and nothing that a node answers breaks them."""
 
 import csv
-import io
+import json
+import pickle
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch.optim import AdamW
 
 from shared.errors import RunError, UsageError
@@ -20,7 +22,7 @@ from shared.federated.aggregation import VectorAggregator
 from shared.federated.client import ClientTraining
 from shared.federated.client_work import Failed
 from shared.federated.fedavg import FedAvg
-from shared.federated.flower.messages import one_line, read_answer
+from shared.federated.flower.messages import from_payload, one_line, read_answer, to_arrays, to_payload
 
 Make = Callable[..., Any]
 KEEPING = partial(AdamW, lr=0.01)
@@ -93,39 +95,45 @@ def rounds(folder: Path) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------- what nodes answer
 
 
-def tensors(answer: Message) -> dict[str, np.ndarray]:
-    return {name: array.numpy().copy() for name, array in answer.content["tensors"].items()}
+def tensors(answer: Message) -> dict[str, torch.Tensor]:
+    return from_payload(answer.content["tensors"])
 
 
-def with_tensors(answer: Message, arrays: dict[str, np.ndarray]) -> Message:
-    answer.content["tensors"] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+def with_tensors(answer: Message, tensors: dict[str, torch.Tensor]) -> Message:
+    answer.content["tensors"] = to_payload(tensors)
+    return answer
+
+
+def with_bytes(answer: Message, data: bytes, stype: str = "safetensors") -> Message:
+    array = Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+    answer.content["tensors"] = ArrayRecord({"payload": array})
     return answer
 
 
 def nan(answer: Message) -> Message:
-    arrays = tensors(answer)
-    next(iter(arrays.values())).flat[0] = np.nan
-    return with_tensors(answer, arrays)
+    changed = tensors(answer)
+    changed["network.0.weight"].view(-1)[0] = torch.nan
+    return with_tensors(answer, changed)
 
 
 def wrong_shape(answer: Message) -> Message:
-    arrays = tensors(answer)
-    return with_tensors(answer, arrays | {"network.0.weight": arrays["network.0.weight"][:, :, :, :2]})
+    changed = tensors(answer)
+    return with_tensors(answer, changed | {"network.0.weight": changed["network.0.weight"][:, :, :, :2]})
 
 
 def wrong_type(answer: Message) -> Message:
-    arrays = tensors(answer)
-    return with_tensors(answer, arrays | {"network.0.weight": arrays["network.0.weight"].astype(np.int32)})
+    changed = tensors(answer)
+    return with_tensors(answer, changed | {"network.0.weight": changed["network.0.weight"].int()})
 
 
 def extra_key(answer: Message) -> Message:
-    return with_tensors(answer, tensors(answer) | {"stranger": np.zeros(1, np.float32)})
+    return with_tensors(answer, tensors(answer) | {"stranger": torch.zeros(1)})
 
 
 def missing_key(answer: Message) -> Message:
-    arrays = tensors(answer)
-    del arrays["network.0.weight"]
-    return with_tensors(answer, arrays)
+    changed = tensors(answer)
+    del changed["network.0.weight"]
+    return with_tensors(answer, changed)
 
 
 def zero_samples(answer: Message) -> Message:
@@ -139,36 +147,32 @@ def negative_samples(answer: Message) -> Message:
 
 
 def huge(answer: Message) -> Message:
-    return with_tensors(answer, tensors(answer) | {"network.0.weight": np.zeros(10**6, np.float32)})
+    return with_tensors(answer, tensors(answer) | {"network.0.weight": torch.zeros(10**6)})
 
 
 def lying_header(answer: Message) -> Message:
     """Announces a matrix of 4 TB and brings nothing."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
-    liar = Array(dtype="float32", shape=(4, 1, 3, 3), stype="numpy.ndarray", data=stream.getvalue())
-    answer.content["tensors"]["network.0.weight"] = liar
-    return answer
+    matrix = {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}
+    header = json.dumps({"network.0.weight": matrix}).encode()
+    return with_bytes(answer, len(header).to_bytes(8, "little") + header)
 
 
 def a_pickle(answer: Message) -> Message:
-    stream = io.BytesIO()
-    np.save(stream, np.array([print], dtype=object), allow_pickle=True)
-    answer.content["tensors"]["network.0.weight"] = Array(
-        dtype="object", shape=(1,), stype="numpy.ndarray", data=stream.getvalue()
-    )
-    return answer
+    return with_bytes(answer, pickle.dumps(print))
 
 
 def garbage(answer: Message) -> Message:
-    answer.content["tensors"]["network.0.weight"] = Array(
-        dtype="float32", shape=(4, 1, 3, 3), stype="numpy.ndarray", data=b"no array"
-    )
+    return with_bytes(answer, b"no tensors")
+
+
+def numpy_arrays(answer: Message) -> Message:
+    answer.content["tensors"] = to_arrays(tensors(answer))
     return answer
 
 
 def nothing(answer: Message) -> Message:
-    return Message(RecordDict({"report": MetricRecord({})}), reply_to=answer)
+    del answer.content["tensors"]
+    return answer
 
 
 def an_error(answer: Message) -> Message:
@@ -186,9 +190,11 @@ FAULTS: dict[Callable[[Message], Message | None], str] = {
     zero_samples: "no training samples",
     negative_samples: "num-examples must be a whole number from 0 on, got -3",
     huge: "payload of ",
-    lying_header: "tensor 'network.0.weight' has shape (1000000, 1000000), not (4, 1, 3, 3)",
-    a_pickle: "tensor 'network.0.weight' has shape (1,), not (4, 1, 3, 3)",
-    garbage: "unreadable answer (ValueError: ",
+    lying_header: "unreadable answer (SafetensorError: ",
+    a_pickle: "unreadable answer (SafetensorError: ",
+    garbage: "unreadable answer (SafetensorError: ",
+    numpy_arrays: "an answer must hold one array, 'payload', of kind safetensors, got {'network.0.weight': ",
+    nothing: "an answer must hold the records tensors and report, got ['report']",
     an_error: "no answer: killed [31m",
 }
 
@@ -438,16 +444,34 @@ def test_hostile_clients_and_other_rules_do_not_stream(
 
 
 def test_payload_on_the_wire_is_what_the_ledger_counts(
-    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make, tmp_path: Path
 ) -> None:
-    """Numbers alone: this network is so small that names and shapes weigh more."""
+    """To the byte; the frame that Flower puts around it has the same size for every model."""
     grid = make_grid(make_module)
-    module = over(make_module(), grid)
-    make_trainer(1).fit(module, datamodule=make_data())
-    numbers = sum(t.numel() * t.element_size() for t in module.communicated().values())
-    for _, kind, message in grid.sent:
+    counted: dict[tuple[str, str, str], int] = defaultdict(int)
+    sent: dict[tuple[str, str, str], tuple[int, int]] = {}
+
+    def change(round: int, client: int, answer: Message) -> Message:
+        sent[str(round), str(client), "up"] = payload_and_frame(answer)
+        return answer
+
+    grid.change = change
+    make_trainer(2, "flower").fit(over(make_module(), grid), datamodule=make_data())
+    for client, kind, message in grid.sent:
         if kind == "train":
-            assert sum(array.numpy().nbytes for array in message.content["tensors"].values()) == numbers
+            sent[str(message.content["task"]["round"]), str(client), "down"] = payload_and_frame(message)
+    with (tmp_path / "flower/ledger.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            counted[row["round"], row["client"], row["direction"]] += int(row["bytes"])
+    assert {message: payload for message, (payload, _) in sent.items()} == counted
+    assert len(counted) == 2 * 4 * 2
+    assert max(frame for _, frame in sent.values()) < 2000
+
+
+def payload_and_frame(message: Message) -> tuple[int, int]:
+    """Bytes of the tensors, and of all else that Flower sends of a message's content."""
+    payload = sum(len(array.data) for array in message.content["tensors"].values())
+    return payload, sum(len(part.deflate()) for part in get_all_nested_objects(message.content).values()) - payload
 
 
 def test_a_node_can_clip_and_add_noise(
@@ -461,8 +485,8 @@ def test_a_node_can_clip_and_add_noise(
     lengths = []
 
     def change(round: int, client: int, answer: Message) -> Message:
-        difference = [array - before[name].numpy() for name, array in tensors(answer).items()]
-        lengths.append(float(np.sqrt(sum(np.square(d).sum() for d in difference))))
+        difference = [tensor - before[name] for name, tensor in tensors(answer).items()]
+        lengths.append(float(sum(d.square().sum() for d in difference).sqrt()))
         return answer
 
     grid.change = change
@@ -492,6 +516,6 @@ class HeadWithoutCounters(HeadOnly):
 
 def test_a_strangers_words_fit_into_a_line() -> None:
     assert one_line("x" * 1000) == "x" * 299 + "…"
-    outcome = read_answer(None, {}, 5)
+    outcome = read_answer(None, {}, 0, 5)
     assert isinstance(outcome, Failed)
     assert str(outcome) == "no answer within 5 s"

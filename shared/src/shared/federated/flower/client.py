@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
+from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from shared.errors import UsageError
 from shared.federated.client_work import Failed, told
 from shared.federated.flower.frozen import frozen_digest
 from shared.federated.flower.memory import ContextStates
-from shared.federated.flower.messages import REPORT, TASK, TENSORS, UNGREETED, answer, failure, from_arrays
+from shared.federated.flower.messages import (
+    REPORT,
+    TASK,
+    TENSORS,
+    UNGREETED,
+    answer,
+    failure,
+    from_arrays,
+    from_payload,
+    to_arrays,
+    to_payload,
+)
 
 if TYPE_CHECKING:
     from shared.federated.cli import FederatedCli
@@ -64,7 +76,7 @@ def client_app(build: str, *, states: Path | None = None, client_kind: "type[Nod
 
         try:
             privacy = local_privacy(context)
-            return work(message, context) if privacy is None else privacy(message, context, work)
+            return work(message, context) if privacy is None else over_arrays(privacy, message, context, work)
         except Exception as error:
             return Message(failure(told(error)), reply_to=message)
 
@@ -88,6 +100,21 @@ def local_privacy(context: Context) -> LocalDpMod | None:
         if not isinstance(value, int | float) or not value > 0:
             raise UsageError(f"{name} in the node config must be a number above 0, got {value}")
     return LocalDpMod(*(float(given[name]) for name in PRIVACY))
+
+
+def over_arrays(mod: Mod, message: Message, context: Context, work: ClientAppCallable) -> Message:
+    """``work`` inside one of Flower's mods that calculate with arrays, which our messages carry as one payload."""
+
+    def inner(message: Message, context: Context) -> Message:
+        message.content[TENSORS] = to_payload(from_arrays(message.content.array_records[TENSORS]))
+        reply = work(message, context)
+        reply.content[TENSORS] = to_arrays(from_payload(reply.content.array_records[TENSORS]))
+        return reply
+
+    message.content[TENSORS] = to_arrays(from_payload(message.content.array_records[TENSORS]))
+    reply = mod(message, context, inner)
+    reply.content[TENSORS] = to_payload(from_arrays(reply.content.array_records[TENSORS]))
+    return reply
 
 
 class NodeWork:
@@ -128,7 +155,7 @@ class NodeWork:
         round, last = int(str(task["round"])), int(str(task["last"]))
         module.client_rounds = {self.client: last} if last >= 0 else {}
         memory = ContextStates(self.context, self.states)
-        state = {name: tensor.to(module.device) for name, tensor in from_arrays(tensors).items()}
+        state = {name: tensor.to(module.device) for name, tensor in from_payload(tensors).items()}
         upload, result = module.train_and_keep(round, self.client, state, memory)
         return answer(upload, result)
 

@@ -1,14 +1,11 @@
 """What server and clients say to each other, and how little of it is believed."""
 
-import io
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from numpy.lib import format as npy
+from safetensors.torch import load, save
 from torch import Tensor
 
 from shared.federated.client import LocalResult
@@ -17,21 +14,37 @@ from shared.federated.uploads import upload_fault
 
 TENSORS, TASK, REPORT = "tensors", "task", "report"
 """Names of the records: an ArrayRecord, a ConfigRecord down, and up a MetricRecord, or a ConfigRecord of a failure."""
-NPY = "numpy.ndarray"
-HEADER = 256
-"""More than the header of an array in numpy's format takes."""
+PAYLOAD, SAFETENSORS = "payload", "safetensors"
+"""Name and kind of the one array that carries all tensors of a message."""
+HEADROOM = 4096
+"""Bytes that an answer may be longer than expected, so that a wrong name is told as such."""
 LONGEST_REASON = 300
 UNGREETED = "the node has forgotten the run"
 """What a node answers that was started anew since it was told the run's options."""
 
 
+def to_payload(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Named tensors as Flower carries them: one array of bytes, the serialisation that the ledger counts.
+
+    Flower sends every array, and every piece of it, as an object with a hash and a request of its own, so one for all
+    tensors takes as many requests as there are megabytes, whatever their number.
+    """
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return ArrayRecord({PAYLOAD: Array(dtype="uint8", shape=(len(data),), stype=SAFETENSORS, data=data)})
+
+
+def from_payload(record: ArrayRecord) -> dict[str, Tensor]:
+    """The named tensors of a record from a trusted side, sorted by name: safetensors gives them in any order."""
+    return dict(sorted(load(record[PAYLOAD].data).items()))
+
+
 def to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Named tensors as Flower carries them, each in numpy's format."""
+    """Named tensors as one array each, which Flower's own parts can calculate with."""
     return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in tensors.items()})
 
 
 def from_arrays(record: ArrayRecord) -> dict[str, Tensor]:
-    """The named tensors of a record from a side that is trusted."""
+    """What :func:`to_arrays` made."""
     return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
 
 
@@ -43,7 +56,7 @@ def work_order(round: int, last: int | None, state: ArrayRecord) -> RecordDict:
 def answer(upload: Mapping[str, Tensor], result: LocalResult) -> RecordDict:
     """What a client sends back: its tensors and three numbers."""
     report = MetricRecord({"num-examples": result.samples, "steps": result.steps, "loss": result.loss})
-    return RecordDict({TENSORS: to_arrays(upload), REPORT: report})
+    return RecordDict({TENSORS: to_payload(upload), REPORT: report})
 
 
 def failure(reason: str) -> RecordDict:
@@ -54,36 +67,27 @@ def failure(reason: str) -> RecordDict:
 # ---------------------------------------------------------------------- what the server believes
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What an array in numpy's format says about itself."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-    start: int
-
-
-def read_answer(reply: Message | None, template: Mapping[str, Tensor], timeout: float) -> Outcome:
+def read_answer(reply: Message | None, template: Mapping[str, Tensor], size: int, timeout: float) -> Outcome:
     """A client's answer, checked before anything of its size is allocated.
 
     Args:
         reply: The message; ``None``: there was none.
         template: The tensors that must come, with their shapes and types.
+        size: Bytes of their payload.
         timeout: How long the server has waited.
 
     Returns:
         The upload and the report, or a :class:`~shared.federated.client_work.Failed` that says what is wrong.
     """
     try:
-        return _read_answer(reply, template, timeout)
+        return _read_answer(reply, template, size, timeout)
     except Failed as error:
         return error
     except Exception as error:  # whatever a stranger sends, the round goes on
         return Failed(f"unreadable answer ({one_line(f'{type(error).__name__}: {error}')})")
 
 
-def _read_answer(reply: Message | None, template: Mapping[str, Tensor], timeout: float) -> Outcome:
+def _read_answer(reply: Message | None, template: Mapping[str, Tensor], size: int, timeout: float) -> Outcome:
     content = content_of(reply, timeout)
     report = content.get(REPORT)
     if isinstance(report, ConfigRecord):
@@ -91,19 +95,26 @@ def _read_answer(reply: Message | None, template: Mapping[str, Tensor], timeout:
     arrays = content.get(TENSORS)
     if not isinstance(report, MetricRecord) or not isinstance(arrays, ArrayRecord):
         raise Failed(f"an answer must hold the records {TENSORS} and {REPORT}, got {sorted(content)}"[:LONGEST_REASON])
-    size = sum(len(array.data) for array in arrays.values())
-    most = sum(tensor.numel() * tensor.element_size() + HEADER for tensor in template.values())
-    if size > most:
-        raise Failed(f"payload of {size:,} bytes, at most {most:,} expected")
+    payload = arrays.get(PAYLOAD)
+    if payload is None or len(arrays) > 1 or payload.stype != SAFETENSORS:
+        kinds = one_line(str({name: array.stype for name, array in arrays.items()}))
+        raise Failed(f"an answer must hold one array, {PAYLOAD!r}, of kind {SAFETENSORS}, got {kinds}"[:LONGEST_REASON])
+    if len(payload.data) > size + HEADROOM:
+        raise Failed(f"payload of {len(payload.data):,} bytes, {size:,} expected")
     samples = report.get("num-examples")
     if not isinstance(samples, int) or samples < 0:
         raise Failed(f"num-examples must be a whole number from 0 on, got {samples}")
-    headers = {name: _header(name, array) for name, array in arrays.items()}
-    fault = upload_fault(headers, template)
+    # Names, shapes and places are checked by safetensors against the bytes that are there before any are read.
+    upload = load(payload.data)
+    fault = upload_fault(upload, template)
     if fault is not None:
         raise Failed(fault)
-    upload = {name: _decoded(name, array, headers[name], template[name]) for name, array in arrays.items()}
-    return upload, LocalResult(samples, int(report.get("steps", 0)), float(report.get("loss", float("nan"))))  # type: ignore[arg-type]
+    for name, wanted in template.items():
+        if upload[name].dtype != wanted.dtype:
+            raise Failed(f"tensor {name!r} has type {_kind(upload[name])}, not {_kind(wanted)}")
+    steps, loss = report.get("steps", 0), report.get("loss", math.nan)
+    result = LocalResult(samples, int(steps), float(loss))  # type: ignore[arg-type]
+    return {name: upload[name] for name in template}, result
 
 
 def content_of(reply: Message | None, timeout: float) -> RecordDict:
@@ -119,24 +130,8 @@ def content_of(reply: Message | None, timeout: float) -> RecordDict:
     return reply.content
 
 
-def _header(name: str, array: Array) -> _Header:
-    if array.stype != NPY:
-        raise Failed(f"tensor {name!r} is stored as {one_line(str(array.stype))}, not {NPY}")
-    stream = io.BytesIO(array.data[:HEADER])
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    return _Header(shape, fortran, dtype, stream.tell())
-
-
-def _decoded(name: str, array: Array, header: _Header, wanted: Tensor) -> Tensor:
-    dtype = torch.empty(0, dtype=wanted.dtype).numpy().dtype
-    if header.dtype != dtype:
-        raise Failed(f"tensor {name!r} has type {header.dtype}, not {dtype}")
-    numbers = np.frombuffer(array.data, dtype, offset=header.start)
-    if numbers.size != prod(header.shape):
-        raise Failed(f"tensor {name!r} has {numbers.size} numbers, not {prod(header.shape)}")
-    return torch.from_numpy(numbers.reshape(header.shape, order="F" if header.fortran else "C").copy())
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def one_line(text: str) -> str:

@@ -13,13 +13,14 @@ from shared.federated.client_work import Failed, Outcome
 from shared.federated.flower.asking import Question, ask
 from shared.federated.flower.frozen import frozen_digest
 from shared.federated.flower.messages import (
+    PAYLOAD,
     REPORT,
     TASK,
     UNGREETED,
     content_of,
     one_line,
     read_answer,
-    to_arrays,
+    to_payload,
     work_order,
 )
 from shared.federated.flower.options import FlowerOptions
@@ -100,10 +101,10 @@ class FlowerEngine:
     ) -> Iterator[tuple[int, Outcome]]:
         self._find_again(places.values())
         streams = self._streams(list(places.values()))
-        arrays = to_arrays(state)
+        payload = to_payload(state)
         timeout = self.options.timeout
         questions = (
-            Question(position, self.nodes.get(client), work_order(round, last_rounds.get(client), arrays))
+            Question(position, self.nodes.get(client), work_order(round, last_rounds.get(client), payload))
             for position, client in places.items()
         )
         window = self.options.window if streams else len(places)
@@ -111,7 +112,7 @@ class FlowerEngine:
             if reply is None and places[position] not in self.nodes:
                 yield position, Failed("its node is not connected")
             else:
-                outcome = read_answer(reply, state, timeout)
+                outcome = read_answer(reply, state, len(payload[PAYLOAD].data), timeout)
                 if isinstance(outcome, Failed) and str(outcome) == UNGREETED:
                     self._greeted.discard(self.nodes.pop(places[position]))
                 yield position, outcome
