@@ -3,7 +3,7 @@
 BIN := .venv/bin
 STAMP := .venv/.up-to-date
 MEMBERS := shared $(patsubst %/pyproject.toml,%,$(wildcard packages/*/pyproject.toml))
-BENCHMARKS := $(filter-out benchmarks/paired.py benchmarks/aggregator_peers.py,$(wildcard benchmarks/[a-z]*.py)) # those two are what they share
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,paired.py aggregator_peers.py local_federation.py),$(wildcard benchmarks/[a-z]*.py)) # those are what they share
 
 # Another activated environment must not receive the packages, hence --python.
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt

@@ -1,4 +1,4 @@
-"""Rounds per second with clients that do nothing: in process, and over Flower's simulated nodes.
+"""Rounds with clients that do nothing: in process, over Flower's simulated nodes, and in a deployment of Flower.
 
     python benchmarks/flower_rounds.py [--quick] [--out benchmarks/results/flower_rounds.json]
     python benchmarks/flower_rounds.py --load --out benchmarks/results/flower_load.json
@@ -7,6 +7,11 @@ Clients send back what they got. What is timed is therefore the way there and ba
 SAM ViT-B, 45 MB a ResNet-18. Plain averaging, no evaluation and no checkpoint; the first round, in which nodes start,
 is left out. Beside each time stands the floor: the bytes of all messages copied once, at the machine's measured rate.
 
+The deployment is a SuperLink and a SuperNode per client as processes of this machine, with TLS and node keys. Flower
+starts a process for every message to a node; here it imports Flower alone, a node that trains also imports torch and
+lightning and builds its model. The first node reaches the SuperLink through a relay that counts what passes, TLS and
+idle talk included: ``wire / ledger`` is that over the bytes that the ledger counts for this client.
+
 ``--load`` runs 200 clients of a ResNet-18 for three rounds over simulated nodes and reads the most memory that the
 server's process had of its own. It must stay below the ``window`` uploads, global vector, row and float64 sum of
 :mod:`shared.federated.streaming` and 16 vectors that Flower and Ray carry; all uploads of a round together would take
@@ -14,45 +19,37 @@ server's process had of its own. It must stay below the ``window`` uploads, glob
 """
 
 import argparse
+import asyncio
+import json
 import statistics
+import sys
+import tempfile
 import threading
 import time
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fedseca.networks import ResNet18
+from local_federation import LocalFederation, free_port
 from paired import copy_bandwidth, machine, table, write
 from shared.classification import Classifier
 from shared.federated.client import LocalResult
+from shared.federated.engine import Engine
 from shared.federated.fedavg import FedAvg
-from shared.federated.flower.client import NodeWork, client_app
-from shared.federated.flower.messages import REPORT, TENSORS, answer, from_arrays
 from shared.federated.flower.options import FlowerOptions
 from shared.federated.flower.simulation import SimulatedNodes
 from shared.federated.module import FederatedModule
 
+IDLE_NODES = Path(__file__).parent / "idle_nodes"
+PAYLOADS = ("7.4 MB", "45 MB")
 LOAD_CLIENTS, LOAD_ROUNDS = 200, 3
 CARRIED = 16
 """Vectors that Flower and Ray hold in the server's process on their way, whatever the number of clients."""
-
-
-class Echo(NodeWork):
-    """Sends back what it got, without a model of its own."""
-
-    def introduce(self) -> RecordDict:
-        """No weights that nobody trains: the digest of nothing."""
-        return RecordDict({REPORT: ConfigRecord({"partition-id": self.client, "frozen": sha256().hexdigest()})})
-
-    def train(self, order: RecordDict) -> RecordDict:
-        """The global tensors, one sample."""
-        return answer(from_arrays(order.array_records[TENSORS]), LocalResult(samples=1, steps=0, loss=0.0))
 
 
 class IdleClients(FederatedModule):
@@ -92,9 +89,16 @@ def model(payload: str) -> Classifier:
     return Classifier(ResNet18(3, 10), 10)
 
 
-def rounds(payload: str, clients: int, count: int, engine: str, window: int = 8) -> tuple[list[float], int]:
-    """Seconds of each round but the first, and bytes that a client gets and sends in one."""
+def payload_bytes(payload: str) -> int:
+    """What the ledger counts of a message in one direction."""
     module = IdleClients(model(payload), FedAvg(), seed=0)
+    return sum(module.meter.measure(module.communicated()).values())
+
+
+def rounds(payload: str, clients: int, count: int, engine: Engine | None = None) -> list[float]:
+    """Seconds of each of ``count`` rounds after a first one, by default in this process."""
+    module = IdleClients(model(payload), FedAvg(), seed=0)
+    module.engine = engine
     ends = RoundEnds()
     trainer = Trainer(
         max_epochs=count + 1,
@@ -106,31 +110,108 @@ def rounds(payload: str, clients: int, count: int, engine: str, window: int = 8)
         log_every_n_steps=1,
         callbacks=[ends],
     )
-    size = 2 * sum(t.numel() * t.element_size() for t in module.communicated().values())
-    if engine == "in process":
-        trainer.fit(module, datamodule=NoData(clients))
-    else:
-        nodes = SimulatedNodes(FlowerOptions(window=window), lambda: "", "", app=client_app("", client_kind=Echo))
-        with nodes as module.engine:
-            trainer.fit(module, datamodule=NoData(clients))
-    return [end - start for start, end in zip(ends.times, ends.times[1:], strict=False)], size
+    trainer.fit(module, datamodule=NoData(clients))
+    return [end - start for start, end in zip(ends.times, ends.times[1:], strict=False)]
+
+
+def simulated(payload: str, clients: int, count: int, window: int = 8) -> list[float]:
+    """As :func:`rounds`, over simulated nodes."""
+    sys.path.insert(0, str(IDLE_NODES))
+    from idle_nodes.client import app
+
+    with SimulatedNodes(FlowerOptions(window=window), lambda: "", "", app=app) as nodes:
+        return rounds(payload, clients, count, nodes)
+
+
+class Relay(threading.Thread):
+    """Passes on what comes to ``address`` to another one, and counts it.
+
+    Attributes:
+        bytes: How many passed so far, both ways.
+    """
+
+    def __init__(self, there: str) -> None:
+        super().__init__(daemon=True)
+        self.there = there
+        self.address = f"127.0.0.1:{free_port()}"
+        self.bytes = 0
+
+    def run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        host, port = self.address.split(":")
+        server = await asyncio.start_server(self._connect, host, int(port))
+        await server.serve_forever()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self.there.split(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 20):
+                self.bytes += len(data)
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass  # either side may hang up
+        finally:
+            writer.close()
+
+
+def deployed(clients: int, count: int) -> dict[str, tuple[list[float], float]]:
+    """By payload, seconds as in :func:`rounds` over a deployment, and the first node's bytes over its ledger's."""
+    found = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalFederation(Path(folder) / "nodes", clients, {"PYTHONPATH": str(Path(__file__).parent)}) as federation,
+    ):
+        relay = Relay(federation.address)
+        relay.start()
+        first = federation.processes["node0"]
+        first.terminate()
+        first.wait()
+        federation.start_node(0, relay.address)
+        for payload in PAYLOADS:
+            out, before = Path(folder) / "seconds.json", relay.bytes
+            config = f'payload="{payload}" clients={clients} rounds={count} out="{out}"'
+            ended = federation.run(IDLE_NODES, config).finish(longest=3600)
+            if ended != "finished:completed":
+                raise RuntimeError(f"the deployment of {clients} nodes: {ended}: {federation.log('link')[-2000:]}")
+            ratio = (relay.bytes - before) / (2 * (count + 1) * payload_bytes(payload))
+            found[payload] = (json.loads(out.read_text()), ratio)
+    return found
 
 
 def speed(quick: bool) -> list[dict[str, Any]]:
     """All payloads and numbers of clients, engines side by side."""
     rate = copy_bandwidth()
     rows = []
-    for payload in ("7.4 MB", "45 MB"):
-        for clients in (3,) if quick else (6, 50):
+    for clients in (3,) if quick else (6, 50):
+        count = 1 if quick else 3
+        deployment = deployed(clients, count)
+        for payload in PAYLOADS:
+            seconds, ratio = deployment[payload]
+            timed = {
+                "in process": rounds(payload, clients, count),
+                "simulation": simulated(payload, clients, count),
+                "deployment": seconds,
+            }
             row: dict[str, Any] = {"payload": payload, "clients": clients}
-            for engine in ("in process", "simulation"):
-                seconds, size = rounds(payload, clients, 1 if quick else 3, engine)
-                row[f"{engine}: s per round"] = round(statistics.median(seconds), 4)
-                row[f"{engine}: rounds per s"] = round(1 / statistics.median(seconds), 3)
-            row["floor_s"] = round(clients * size / rate, 4)
+            row |= {f"{engine}: s per round": significant(statistics.median(s)) for engine, s in timed.items()}
+            row |= {f"{engine}: rounds per s": significant(1 / statistics.median(s)) for engine, s in timed.items()}
+            row["floor, s"] = significant(2 * clients * payload_bytes(payload) / rate)
+            row["wire / ledger"] = round(ratio, 4)
             rows.append(row)
             print(row, flush=True)
     return rows
+
+
+def significant(value: float) -> float:
+    """Three digits."""
+    return float(f"{value:.3g}")
 
 
 class OwnMemory(threading.Thread):
@@ -160,10 +241,10 @@ def load(clients: int = LOAD_CLIENTS, window: int = 8) -> dict[str, Any]:
     memory = OwnMemory()
     memory.start()
     start = time.perf_counter()
-    seconds, size = rounds("45 MB", clients, LOAD_ROUNDS - 1, "simulation", window)
+    seconds = simulated("45 MB", clients, LOAD_ROUNDS - 1, window)
     memory.over.set()
     memory.join()
-    vector = size // 2
+    vector = payload_bytes("45 MB")
     bound = vector * (window + 4 + CARRIED)
     grown = memory.peak - memory.start_bytes
     return {

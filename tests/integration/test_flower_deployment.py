@@ -1,30 +1,23 @@
 """A real deployment on this machine: a SuperLink and SuperNodes as processes, with TLS and node keys."""
 
 import csv
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 import torch
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from benchmarks.local_federation import LocalFederation
 
 pytestmark = pytest.mark.slow  # every message starts a process that imports the libraries anew
 
-PROGRAMS = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 CLIENTS = 3
 ROUNDS = 5
@@ -35,145 +28,24 @@ FEDSAM = [
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"),
 ]
 """The default, FLAP with svd_exact and clients that keep their moments, on small phantoms."""
-LONGEST = 300.0
-"""Seconds after which what is waited for is taken to have failed."""
-PEM = serialization.Encoding.PEM
-PLAIN = serialization.NoEncryption()
 
 
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONGEST
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not within {LONGEST:g} s"
-        time.sleep(0.1)  # between two looks
+@pytest.fixture(scope="module")
+def local() -> Iterator[Any]:
+    """The module that starts a federation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "benchmarks")
+        yield pytest.importorskip("local_federation")
 
 
-class Federation:
-    """A SuperLink and its nodes in ``folder``; every process is ended by :meth:`end`."""
+class Training:
+    """``flwr run`` of fedsam, as the guide has it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = f"127.0.0.1:{free_port()}"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        (folder / "flwr").mkdir(parents=True)
-        self.environment = os.environ | {
-            "FLWR_HOME": str(folder / "flwr"),
-            "PATH": os.pathsep.join([str(PROGRAMS), os.environ["PATH"]]),  # Flower calls its own programs by name
-            "XDG_CACHE_HOME": str(folder / "cache"),
-        }
-
-    def begin(self) -> None:
-        certificate_authority(self.folder, "ca")
-        certificate_authority(self.folder, "other")
-        server_certificate(self.folder)
-        (self.folder / "flwr/config.toml").write_text(
-            '[superlink]\ndefault = "hospitals"\n\n[superlink.hospitals]\n'
-            f'address = "{self.address}"\nroot-certificates = "{self.folder / "ca.crt"}"\n'
-        )
-        host, port = self.address.split(":")
-        self.start(
-            "link",
-            *("flower-superlink", "--ssl-ca-certfile", "ca.crt", "--ssl-certfile", "server.crt"),
-            *("--ssl-keyfile", "server.key", "--enable-supernode-auth", "--host", host, "--port", port),
-            *("--database", "federation.db", "--disable-runtime-dependency-installation"),
-        )
-        link = self.processes["link"]
-        wait_until(lambda: answers(self.address) or link.poll() is not None, "the SuperLink")
-        assert link.poll() is None, self.log("link")
-        for client in range(CLIENTS):
-            self.register(client)
-            self.start_node(client)
-        wait_until(lambda: self.said("link", "Activated node_id") >= CLIENTS, "three nodes")
-
-    def end(self) -> None:
-        # Flower starts processes of its own, of which it ends some only if asked politely.
-        family = [child for process in self.processes.values() for child in descendants(process.pid)]
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for child in family:
-            if child.is_running():
-                child.kill()
-
-    def start(self, name: str, program: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [str(PROGRAMS / program), *words],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        return self.processes[name]
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
-
-    def said(self, name: str, text: str) -> int:
-        return self.log(name).count(text)
-
-    def register(self, client: int) -> None:
-        node_key(self.folder / f"node{client}.key")
-        public = str(self.folder / f"node{client}.key.pub")
-        command = [str(PROGRAMS / "flwr"), "supernode", "register", public, "hospitals"]
-        done = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def start_node(self, client: int) -> None:
-        state = self.folder / f"state{client}"
-        config = f'partition-id={client} num-partitions={CLIENTS} state-dir="{state}"'
-        words = ["--auth-supernode-private-key", f"node{client}.key", "--node-config", config]
-        self.join(f"node{client}", "--root-certificates", "ca.crt", *words)
-
-    def join(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        """A node that tries to join."""
-        port = str(free_port())
-        return self.start(name, "flower-supernode", "--superlink", self.address, "--port", port, *words)
-
-    def run(self, name: str, *words: str) -> "Run":
-        """``flwr run``, as the guide has it."""
-        runs = ["--run.root", str(self.folder / "runs"), "--run.name", name]
-        return Run(self, name, [*FEDSAM, *runs, *words])
-
-
-class Run:
-    """A run that was handed to the SuperLink."""
-
-    def __init__(self, federation: Federation, name: str, words: list[str]) -> None:
-        self.federation = federation
+    def __init__(self, federation: "LocalFederation", name: str, *words: str) -> None:
         self.folder = federation.folder / "runs/fedsam" / name / "version_0"
-        config = f'words="{" ".join(words)}"'
-        command = [str(PROGRAMS / "flwr"), "run", str(REPOSITORY / "packages/fedsam"), "hospitals"]
-        done = subprocess.run(
-            [*command, "--run-config", config, "--format", "json"],
-            env=federation.environment,
-            cwd=federation.folder,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        self.id = str(json.loads(done.stdout)["run-id"])
-
-    def status(self) -> str:
-        command = [str(PROGRAMS / "flwr"), "list", "hospitals", "--run-id", self.id, "--format", "json"]
-        done = subprocess.run(command, env=self.federation.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return str(json.loads(done.stdout)["runs"][0]["status"])
-
-    def finish(self) -> str:
-        status: list[str] = []
-
-        def over() -> bool:
-            status.append(self.status())
-            return status[-1].startswith("finished")
-
-        wait_until(over, "the end of the run")
-        return status[-1]
+        runs = ["--run.root", str(federation.folder / "runs"), "--run.name", name]
+        config = f'words="{" ".join([*FEDSAM, *runs, *words])}"'
+        self.run = federation.run(REPOSITORY / "packages/fedsam", config)
 
     def checkpoints(self) -> list[Path]:
         return sorted((self.folder / "checkpoints").glob("round=*.ckpt"))
@@ -186,94 +58,10 @@ class Run:
         return torch.load(self.checkpoints()[-1], weights_only=True)["state_dict"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def answers(address: str) -> bool:
-    host, port = address.split(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def processes_of(pid: int, program: str) -> list[psutil.Process]:
-    found = []
-    for process in descendants(pid):
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and any(program in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-# ---------------------------------------------------------------------- certificates and keys
-
-
-def certificate(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-    )
-
-
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    path.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, PLAIN))
-
-
-def certificate_authority(folder: Path, name: str) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    signed = certificate(name, name, key).add_extension(x509.BasicConstraints(True, None), True)
-    signed = signed.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-    write_key(folder / f"{name}.key", key)
-    (folder / f"{name}.crt").write_bytes(signed.sign(key, hashes.SHA256()).public_bytes(PEM))
-
-
-def server_certificate(folder: Path) -> None:
-    authority = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    signed = certificate("127.0.0.1", "ca", key).add_extension(names, False)
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
-    signed = signed.add_extension(issuer, False)
-    write_key(folder / "server.key", key)
-    (folder / "server.crt").write_bytes(signed.sign(authority, hashes.SHA256()).public_bytes(PEM))
-
-
-def node_key(path: Path) -> None:
-    """As ``ssh-keygen -t ecdsa -b 384`` makes it."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    path.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.OpenSSH, PLAIN))
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    path.with_suffix(".key.pub").write_bytes(public + b"\n")
-
-
-# ---------------------------------------------------------------------- what must hold
-
-
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    federation = Federation(tmp_path_factory.mktemp("federation"))
-    try:
-        federation.begin()
+def federation(local: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalFederation"]:
+    with local.LocalFederation(tmp_path_factory.mktemp("federation") / "hospitals", CLIENTS) as federation:
         yield federation
-    finally:
-        federation.end()
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +81,10 @@ def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
     assert [name for name in mine if not mine[name].equal(theirs[name])] == []
 
 
-def test_strangers_are_refused(federation: Federation) -> None:
+def test_strangers_are_refused(local: Any, federation: "LocalFederation") -> None:
     """Without a key, with a key that nobody registered, trusting another authority, and without TLS."""
-    node_key(federation.folder / "stranger.key")
+    local.certificate_authority(federation.folder, "other")
+    local.node_key(federation.folder / "stranger.key")
     once = ["--max-retries", "1"]
     trust = ["--root-certificates", "ca.crt"]
     federation.join("no key", *trust, *once)
@@ -304,7 +93,7 @@ def test_strangers_are_refused(federation: Federation) -> None:
     federation.join("wrong certificate", "--root-certificates", "other.crt", *key, *once)
     federation.join("no TLS", "--insecure", *once)
     for name in ("no key", "unknown key", "wrong certificate", "no TLS"):
-        wait_until(lambda name=name: federation.processes[name].poll() is not None, name)
+        local.wait_until(lambda name=name: federation.processes[name].poll() is not None, name)
         assert federation.processes[name].returncode != 0, name
         assert "Failed to initialize the connection to the SuperLink" in federation.log(name)
     assert "[code: 2001] SuperNode authentication is enabled" in federation.log("no key")
@@ -313,37 +102,37 @@ def test_strangers_are_refused(federation: Federation) -> None:
 
 
 def test_equal_to_one_process_though_the_server_is_killed(
-    federation: Federation, in_process: dict[str, torch.Tensor]
+    local: Any, federation: "LocalFederation", in_process: dict[str, torch.Tensor]
 ) -> None:
     """The server's process is killed after two rounds; the same command with ``--ckpt_path last`` ends with the weights
     of an uninterrupted run in one process."""
-    run = federation.run("killed", "--trainer.max_epochs", str(ROUNDS))
-    wait_until(lambda: any(path.name >= "round=0001" for path in run.checkpoints()), "two rounds")
-    (server,) = processes_of(federation.processes["link"].pid, "flwr-serverapp")
+    training = Training(federation, "killed", "--trainer.max_epochs", str(ROUNDS))
+    local.wait_until(lambda: any(path.name >= "round=0001" for path in training.checkpoints()), "two rounds")
+    (server,) = local.processes_of(federation.processes["link"].pid, "flwr-serverapp")
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: run.status().startswith("finished"), "the end of the killed run")
-    assert len(run.rounds()) < ROUNDS
+    local.wait_until(lambda: training.run.status().startswith("finished"), "the end of the killed run")
+    assert len(training.rounds()) < ROUNDS
 
-    run = federation.run("killed", "--trainer.max_epochs", str(ROUNDS), "--ckpt_path", "last")
-    assert run.finish() == "finished:completed"
-    assert [row["failures"] for row in run.rounds()] == [""] * ROUNDS
-    assert [row["participants"] for row in run.rounds()] == ["0 1 2"] * ROUNDS
-    assert_same(run.weights(), in_process)
+    training = Training(federation, "killed", "--trainer.max_epochs", str(ROUNDS), "--ckpt_path", "last")
+    assert training.run.finish() == "finished:completed"
+    assert [row["failures"] for row in training.rounds()] == [""] * ROUNDS
+    assert [row["participants"] for row in training.rounds()] == ["0 1 2"] * ROUNDS
+    assert_same(training.weights(), in_process)
 
 
-def test_a_node_that_is_killed_is_left_out_and_may_come_back(federation: Federation) -> None:
-    run = federation.run("node", "--trainer.max_epochs", "6", "--flower.timeout", "60")
-    wait_until(lambda: len(run.checkpoints()) > 0, "a round")
+def test_a_node_that_is_killed_is_left_out_and_may_come_back(local: Any, federation: "LocalFederation") -> None:
+    training = Training(federation, "node", "--trainer.max_epochs", "6", "--flower.timeout", "60")
+    local.wait_until(lambda: len(training.checkpoints()) > 0, "a round")
     node = federation.processes["node2"]
-    family = descendants(node.pid)
+    family = local.descendants(node.pid)
     node.kill()
     node.wait()
     for child in family:
         child.kill()
-    wait_until(lambda: len(run.rounds()) > 1, "the round without the node")
+    local.wait_until(lambda: len(training.rounds()) > 1, "the round without the node")
     federation.start_node(2)
-    assert run.finish() == "finished:completed"
-    failures = [row["failures"] for row in run.rounds()]
+    assert training.run.finish() == "finished:completed"
+    failures = [row["failures"] for row in training.rounds()]
     assert failures[0] == ""
     assert re.match(r"2: no answer", failures[1]), failures
     assert failures[-1] == "", failures  # it goes on from its own file of round 0, in a folder that served another run

@@ -1,0 +1,1 @@
+"""Rounds with nodes that send back what they get."""
