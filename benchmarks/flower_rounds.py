@@ -1,7 +1,6 @@
 """Rounds with clients that do nothing: in process, over Flower's simulated nodes, and in a deployment of Flower.
 
     python benchmarks/flower_rounds.py [--quick] [--out benchmarks/results/flower_rounds.json]
-    python benchmarks/flower_rounds.py --load --out benchmarks/results/flower_load.json
 
 Clients send back what they got. What is timed is therefore the way there and back: 7.4 MB is the message of FLAP on
 SAM ViT-B, 45 MB a ResNet-18. Plain averaging, no evaluation and no checkpoint; the first round, in which nodes start,
@@ -11,16 +10,12 @@ The deployment is a SuperLink and a SuperNode per client as processes of this ma
 starts a process for every message to a node; here it imports Flower alone, a node that trains also imports torch and
 lightning and builds its model. The first node reaches the SuperLink through a relay that counts what passes, TLS and
 idle talk included: ``wire / ledger`` is that over the bytes that the ledger counts for this client.
-
-``--load`` runs 200 clients of a ResNet-18 for three rounds over simulated nodes and reads the most memory that the
-server's process had of its own. It must stay below the ``window`` uploads, global vector, row and float64 sum of
-:mod:`shared.federated.streaming` and 16 vectors that Flower and Ray carry; all uploads of a round together would take
-8.9 GB. Ray's object store is shared memory with a limit of its own.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -35,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fedseca.networks import ResNet18
-from local_federation import LocalFederation, free_port
+from local_federation import LocalFederation, free_port, wait_until
 from paired import copy_bandwidth, machine, table, write
 from shared.classification import Classifier
 from shared.federated.client import LocalResult
@@ -47,9 +42,6 @@ from shared.federated.module import FederatedModule
 
 IDLE_NODES = Path(__file__).parent / "idle_nodes"
 PAYLOADS = ("7.4 MB", "45 MB")
-LOAD_CLIENTS, LOAD_ROUNDS = 200, 3
-CARRIED = 16
-"""Vectors that Flower and Ray hold in the server's process on their way, whatever the number of clients."""
 
 
 class IdleClients(FederatedModule):
@@ -117,6 +109,7 @@ def rounds(payload: str, clients: int, count: int, engine: Engine | None = None)
 def simulated(payload: str, clients: int, count: int, window: int = 8) -> list[float]:
     """As :func:`rounds`, over simulated nodes."""
     sys.path.insert(0, str(IDLE_NODES))
+    os.environ["PYTHONPATH"] = str(IDLE_NODES)  # of Ray's processes
     from idle_nodes.client import app
 
     with SimulatedNodes(FlowerOptions(window=window), lambda: "", "", app=app) as nodes:
@@ -177,11 +170,14 @@ def deployed(clients: int, count: int) -> dict[str, tuple[list[float], float]]:
         for payload in PAYLOADS:
             out, before = Path(folder) / "seconds.json", relay.bytes
             config = f'payload="{payload}" clients={clients} rounds={count} out="{out}"'
-            ended = federation.run(IDLE_NODES, config).finish(longest=3600)
+            run = federation.run(IDLE_NODES, config)
+            wait_until(out.exists, "the rounds", longest=3600)
+            ended = run.finish()
             if ended != "finished:completed":
                 raise RuntimeError(f"the deployment of {clients} nodes: {ended}: {federation.log('link')[-2000:]}")
             ratio = (relay.bytes - before) / (2 * (count + 1) * payload_bytes(payload))
             found[payload] = (json.loads(out.read_text()), ratio)
+            out.unlink()
     return found
 
 
@@ -214,65 +210,18 @@ def significant(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-class OwnMemory(threading.Thread):
-    """The most bytes of this process's own that were resident at once, by looking every 20 ms.
-
-    Ray's object store is shared memory, which has its own limit, and is left out.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.over = threading.Event()
-        self.start_bytes = self.peak = self.now()
-
-    def run(self) -> None:
-        while not self.over.wait(0.02):
-            self.peak = max(self.peak, self.now())
-
-    @staticmethod
-    def now() -> int:
-        """Bytes."""
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
-
-
-def load(clients: int = LOAD_CLIENTS, window: int = 8) -> dict[str, Any]:
-    """The server's memory with many clients of a large model."""
-    memory = OwnMemory()
-    memory.start()
-    start = time.perf_counter()
-    seconds = simulated("45 MB", clients, LOAD_ROUNDS - 1, window)
-    memory.over.set()
-    memory.join()
-    vector = payload_bytes("45 MB")
-    bound = vector * (window + 4 + CARRIED)
-    grown = memory.peak - memory.start_bytes
-    return {
-        "clients": clients,
-        "rounds": len(seconds) + 1,
-        "seconds": round(time.perf_counter() - start, 1),
-        "window": window,
-        "all uploads, MB": round(clients * vector / 1e6),
-        "server grew by, MB": round(grown / 1e6),
-        "bound, MB": round(bound / 1e6),
-        "within": grown <= bound,
-    }
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 clients, one round")
-    parser.add_argument("--load", action="store_true", help="memory of the server with 200 clients, instead of times")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [load(20 if options.quick else LOAD_CLIENTS)] if options.load else speed(options.quick)
+    rows = speed(options.quick)
     print(table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
     print(machine())
     if options.out:
-        title = "memory of the server" if options.load else "rounds per second with clients that do nothing"
-        write(options.out, title, rows)
+        write(options.out, "rounds per second with clients that do nothing", rows)
 
 
 if __name__ == "__main__":

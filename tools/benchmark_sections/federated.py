@@ -96,6 +96,54 @@ def clients(record: dict[str, Any]) -> str:
     )
 
 
+def flower_rounds(record: dict[str, Any]) -> str:
+    """Rounds over Flower beside rounds in one process."""
+    engines = ("in process", "simulation", "deployment")
+    columns = ["message", "clients", *engines, *(f"{name}, rounds/s" for name in engines), "floor", "wire / ledger"]
+    rows = [
+        [
+            row["payload"],
+            str(row["clients"]),
+            *(f"{row[f'{name}: s per round']:g} s" for name in engines),
+            *(f"{row[f'{name}: rounds per s']:g}" for name in engines),
+            f"{row['floor, s']:g} s",
+            f"{row['wire / ledger']:.4f}",
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## Rounds over Flower\n\n"
+        "`benchmarks/flower_rounds.py`: clients send back what they got, plain averaging, clock time of a round. The "
+        "deployment is a SuperLink and one SuperNode per client as processes of this machine, with TLS and node keys; "
+        "Flower starts a process for every message to a node, which here imports nothing else. The floor copies all "
+        "messages once. *Wire / ledger*: bytes between one node and the SuperLink, TLS and idle talk included, over "
+        f"those that the ledger counts. {machine(record)}\n\n{markdown(columns, rows)}\n"
+    )
+
+
+def flower_load(record: dict[str, Any]) -> str:
+    """The memory of Flower's server."""
+    columns = ["clients", "rounds", "time", "window", "all uploads", "server grew by", "bound"]
+    rows = [
+        [
+            str(row["clients"]),
+            str(row["rounds"]),
+            f"{row['seconds']:g} s",
+            str(row["window"]),
+            f"{row['all uploads, MB']:,} MB",
+            f"{row['server grew by, MB']:,} MB",
+            f"{row['bound, MB']:,} MB" + ("" if row["within"] else ", missed"),
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## Many clients over Flower\n\n"
+        "`benchmarks/flower_load.py`: simulated clients of a ResNet-18 (11 M numbers) that send back what they got. "
+        "Uploads are added up one by one; the bound is window + 4 vectors of the sum and 16 that Flower and Ray carry. "
+        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
+    )
+
+
 def comparison(results: Path) -> str:
     """What `fedseca compare` wrote."""
     folder = results / "compare"

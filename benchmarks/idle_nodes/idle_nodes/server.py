@@ -11,6 +11,8 @@ from flower_rounds import rounds
 from shared.federated.flower.options import FlowerOptions
 from shared.federated.flower.server import FlowerEngine
 
+AT_ONCE = 8
+"""Nodes whose processes start together on this machine's cores; all fifty would not begin in time."""
 app = ServerApp()
 
 
@@ -20,6 +22,6 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     clients = int(config["clients"])
     torch.set_num_threads(1)
-    engine = FlowerEngine(FlowerOptions(clients=clients), lambda: "", grid)
+    engine = FlowerEngine(FlowerOptions(clients=clients, at_once=AT_ONCE), lambda: "", grid)
     seconds = rounds(str(config["payload"]), clients, int(config["rounds"]), engine)
     Path(str(config["out"])).write_text(json.dumps(seconds))

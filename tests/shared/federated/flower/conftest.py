@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-from torch import nn
 
 from shared.federated.flower.client import Elsewhere, NodeWork, client_app
-from shared.federated.flower.frozen import frozen_digest
 from shared.federated.flower.options import FlowerOptions
 from shared.federated.flower.server import FlowerEngine
 from shared.federated.module import FederatedModule
@@ -84,10 +82,6 @@ class LoopGrid(Grid):
         return [message for name in ready if (message := self.answers.pop(name)) is not None]
 
 
-def error(message: Message, reason: str) -> Message:
-    return Message(Error(code=0, reason=reason), reply_to=message)
-
-
 @pytest.fixture(autouse=True)
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower's processes know who they are; messages cannot be made without."""
@@ -133,11 +127,3 @@ def over() -> Callable[..., FederatedModule]:
         return module
 
     return give
-
-
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(mine[name].equal(theirs[name]) for name in mine)
-
-
-__all__ = ["LoopGrid", "error", "frozen_digest", "same_weights"]

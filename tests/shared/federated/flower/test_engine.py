@@ -277,6 +277,32 @@ def test_a_missing_node_is_named(
         make_trainer(1).fit(over(make_module(), grid), datamodule=make_data())
 
 
+def test_a_node_whose_process_dies_at_the_start_is_asked_again(
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make, tmp_path: Path
+) -> None:
+    grid = make_grid(make_module)
+    app, died = grid.app, []
+
+    def dies_once(message: Message, context: Any) -> Message:
+        if context.node_id == 101 and not died:
+            died.append(message.metadata.message_type)
+            return Message(Error(code=2, reason="its process died"), reply_to=message)
+        return app(message, context)
+
+    grid.app = dies_once
+    make_trainer(1, "flower").fit(over(make_module(), grid, at_once=2), datamodule=make_data())
+    assert died == ["query"]
+    assert rounds(tmp_path / "flower")[0]["failures"] == ""
+
+
+def test_fewer_nodes_at_once_than_there_are(
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make
+) -> None:
+    grid = make_grid(make_module)
+    make_trainer(1).fit(over(make_module(), grid, at_once=2), datamodule=make_data())
+    assert grid.most_open == 2
+
+
 def test_two_nodes_with_one_id_are_refused(
     make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make
 ) -> None:

@@ -15,6 +15,8 @@ class FlowerOptions:
         wait: Seconds to wait at the start until the node of every client is there.
         window: Clients at work at once in rounds whose uploads are added up one by one; so many uploads the server
             holds at most.
+        at_once: Nodes that are asked at once otherwise; None: all. Fewer where many nodes share a machine, since
+            Flower gives up a node whose process has not begun within 30 s.
         cpus: Processor cores of one simulated client; as many clients train at once as there are cores for.
         gpus: Share of a GPU of one simulated client.
     """
@@ -23,6 +25,7 @@ class FlowerOptions:
     timeout: float = 3600.0
     wait: float = 600.0
     window: int = 8
+    at_once: int | None = None
     cpus: int = 1
     gpus: float = 0.0
 
@@ -32,8 +35,8 @@ class FlowerOptions:
         for name, value in (("timeout", self.timeout), ("wait", self.wait)):
             if not value > 0:
                 raise UsageError(f"flower.{name} must be above 0, got {value}")
-        for name, count in (("window", self.window), ("cpus", self.cpus)):
-            if count < 1:
+        for name, count in (("window", self.window), ("at_once", self.at_once), ("cpus", self.cpus)):
+            if count is not None and count < 1:
                 raise UsageError(f"flower.{name} must be at least 1, got {count}")
         if self.gpus < 0:
             raise UsageError(f"flower.gpus must be at least 0, got {self.gpus}")

@@ -92,7 +92,7 @@ class FlowerEngine:
             for client, trouble in self._greet(left):
                 if client is not None:
                     raise UsageError(trouble)
-                troubles.append(trouble)
+                troubles += [trouble] if trouble not in troubles else []
             if len(self._greeted) == before:
                 time.sleep(min(LOOK, left))
 
@@ -107,7 +107,7 @@ class FlowerEngine:
             Question(position, self.nodes.get(client), work_order(round, last_rounds.get(client), payload))
             for position, client in places.items()
         )
-        window = self.options.window if streams else len(places)
+        window = min(self.options.at_once or len(places), self.options.window if streams else len(places))
         for position, reply in ask(self._grid, "train", questions, timeout=timeout, window=window, in_order=streams):
             if reply is None and places[position] not in self.nodes:
                 yield position, Failed("its node is not connected")
@@ -142,13 +142,14 @@ class FlowerEngine:
         greeting = RecordDict({TASK: ConfigRecord({"config": self._text})})
         questions = [Question(i, node, greeting) for i, node in enumerate(new)]
         troubles: list[tuple[int | None, str]] = []
-        for i, reply in ask(self._grid, "query", questions, timeout=timeout, window=max(1, len(new))):
+        window = self.options.at_once or max(1, len(new))
+        for i, reply in ask(self._grid, "query", questions, timeout=timeout, window=window):
             try:
                 client = self._introduced(content_of(reply, timeout))
             except Failed as error:
                 troubles.append((None, f"node {new[i]}: {error}"))
-                if reply is not None:
-                    self._greeted.add(new[i])  # asked again, it would say the same
+                if reply is not None and not reply.has_error():
+                    self._greeted.add(new[i])  # asked again, it would say the same; one whose process died may not
                 continue
             if client in self.nodes:
                 # Perhaps the same node after a restart, whose old self will be gone in the next round.
