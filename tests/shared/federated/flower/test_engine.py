@@ -527,9 +527,9 @@ def test_what_the_mod_of_flower_does_to_counters() -> None:
         dst_node_id=1,
         message_type="train",
     )
-    trained = ArrayRecord({"w": Array(np.ones(1)), "steps": Array(np.array(99))})
+    trained = ArrayRecord({"w": Array(np.ones(1)), "steps": Array(np.array(100))})
     sent = mod(order, None, lambda message, context: Message(RecordDict({"tensors": trained}), reply_to=message))
-    assert tensors(sent)["steps"] == 99
+    assert tensors(sent)["steps"] == 100
     assert tensors(sent)["w"] == pytest.approx(0.01, rel=1e-3)
 
 

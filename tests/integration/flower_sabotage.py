@@ -1,0 +1,105 @@
+"""``fedseca fit --engine flower`` whose clients fail; test_flower_faults.py runs it with a kind of sabotage first."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from fedseca.cli import main
+from shared.federated.flower import simulation
+from shared.federated.flower.client import NodeWork, client_app
+from shared.federated.flower.messages import REPORT, TASK, TENSORS
+from shared.federated.flower.options import FlowerOptions
+
+BIAS = "network.head.2.bias"
+"""A tensor of the model."""
+
+
+def with_tensors(answer: RecordDict, **changed: np.ndarray) -> RecordDict:
+    kept = dict(answer.array_records[TENSORS].items())
+    answer[TENSORS] = ArrayRecord(kept | {name: Array(array) for name, array in changed.items()})
+    return answer
+
+
+def honest(answer: RecordDict) -> RecordDict:
+    return answer
+
+
+def nan(answer: RecordDict) -> RecordDict:
+    return with_tensors(answer, **{BIAS: np.full(10, np.nan, np.float32)})
+
+
+def wrong_shape(answer: RecordDict) -> RecordDict:
+    return with_tensors(answer, **{BIAS: np.zeros((2, 5), np.float32)})
+
+
+def extra_key(answer: RecordDict) -> RecordDict:
+    return with_tensors(answer, stranger=np.zeros(1, np.float32))
+
+
+def huge(answer: RecordDict) -> RecordDict:
+    return with_tensors(answer, **{BIAS: np.zeros(4_000_000, np.float32)})
+
+
+def zero_samples(answer: RecordDict) -> RecordDict:
+    answer.metric_records[REPORT]["num-examples"] = 0
+    return answer
+
+
+def raises(answer: RecordDict) -> RecordDict:
+    raise ValueError("no such slice")
+
+
+def dies(answer: RecordDict) -> RecordDict:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+
+
+def dies_once(answer: RecordDict) -> RecordDict:
+    mark = Path(os.environ["FLWR_HOME"], "died")
+    return answer if mark.exists() else (mark.touch(), dies(answer))[1]
+
+
+Sabotage = dict[tuple[int, int], Callable[[RecordDict], RecordDict]]
+"""What becomes of an answer, by round and client."""
+ANSWERS: Sabotage = {
+    (1, 0): nan,
+    (1, 3): wrong_shape,
+    (1, 6): huge,
+    (2, 1): extra_key,
+    (2, 4): zero_samples,
+    (2, 7): raises,
+    **{(3, client): raises for client in range(9)},
+}
+DEATHS: Sabotage = {(0, 3): dies, (1, 2): dies_once}
+KINDS = {"answers": ANSWERS, "deaths": DEATHS, "none": {}}
+
+
+class Saboteur(NodeWork):
+    """Trains honestly and spoils the answer."""
+
+    sabotage: Sabotage
+
+    def train(self, order: RecordDict) -> RecordDict:
+        round = int(str(order.config_records[TASK]["round"]))
+        answer = super().train(order)
+        return self.sabotage.get((round, self.client), honest)(answer)
+
+
+class SabotagedNodes(simulation.SimulatedNodes):
+    """Simulated nodes of saboteurs."""
+
+    def __init__(
+        self, options: FlowerOptions, config: Callable[[], str], build: str, states: Path | None = None
+    ) -> None:
+        super().__init__(options, config, build, states, client_app(build, states=states, client_kind=Saboteur))
+
+
+if __name__ == "__main__":
+    simulation.SimulatedNodes = SabotagedNodes  # type: ignore[misc]
+    Saboteur.sabotage = KINDS[sys.argv[1]]
+    main(sys.argv[2:])
