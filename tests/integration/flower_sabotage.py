@@ -6,43 +6,42 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+import torch
+from flwr.app import RecordDict
 
 from fedseca.cli import main
 from shared.federated.flower import simulation
 from shared.federated.flower.client import NodeWork, client_app
-from shared.federated.flower.messages import REPORT, TASK, TENSORS
+from shared.federated.flower.messages import REPORT, TASK, TENSORS, from_payload, to_payload
 from shared.federated.flower.options import FlowerOptions
 
 BIAS = "network.head.2.bias"
 """A tensor of the model."""
 
 
-def with_tensors(answer: RecordDict, **changed: np.ndarray) -> RecordDict:
-    kept = dict(answer.array_records[TENSORS].items())
-    answer[TENSORS] = ArrayRecord(kept | {name: Array(array) for name, array in changed.items()})
-    return answer
-
-
 def honest(answer: RecordDict) -> RecordDict:
     return answer
 
 
+def with_tensor(answer: RecordDict, name: str, tensor: torch.Tensor) -> RecordDict:
+    answer[TENSORS] = to_payload(from_payload(answer.array_records[TENSORS]) | {name: tensor})
+    return answer
+
+
 def nan(answer: RecordDict) -> RecordDict:
-    return with_tensors(answer, **{BIAS: np.full(10, np.nan, np.float32)})
+    return with_tensor(answer, BIAS, torch.full((10,), torch.nan))
 
 
 def wrong_shape(answer: RecordDict) -> RecordDict:
-    return with_tensors(answer, **{BIAS: np.zeros((2, 5), np.float32)})
+    return with_tensor(answer, BIAS, torch.zeros(2, 5))
 
 
 def extra_key(answer: RecordDict) -> RecordDict:
-    return with_tensors(answer, stranger=np.zeros(1, np.float32))
+    return with_tensor(answer, "stranger", torch.zeros(1))
 
 
 def huge(answer: RecordDict) -> RecordDict:
-    return with_tensors(answer, **{BIAS: np.zeros(4_000_000, np.float32)})
+    return with_tensor(answer, BIAS, torch.zeros(4_000_000))
 
 
 def zero_samples(answer: RecordDict) -> RecordDict:
