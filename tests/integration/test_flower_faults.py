@@ -85,12 +85,6 @@ class Runs:
             text=True,
         )
 
-    def finish(self, kind: str, name: str, *words: str) -> tuple[int, str]:
-        """Exit status and last line of a run to its end."""
-        process = self.start(kind, name, *words)
-        said, _ = process.communicate(timeout=LONGEST)
-        return process.returncode, said.splitlines()[-1]
-
     def alone(self, name: str, left_out: Collection[tuple[int, int]], *words: str) -> None:
         """A run in this process, without some clients in some rounds."""
         train = ClientWork.train_client
@@ -127,6 +121,12 @@ class Runs:
         return found
 
 
+def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit status and last line."""
+    said, _ = process.communicate(timeout=LONGEST)
+    return process.returncode, said.splitlines()[-1]
+
+
 def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not mine[name].equal(theirs[name])] == []
@@ -144,8 +144,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 def faulty(runs: Runs) -> tuple[int, str]:
     """How the run with bad answers ends; beside it one in this process without them."""
     rounds = ("--trainer.max_epochs", str(ROUNDS))
+    process = runs.start("answers", "faulty", *rounds)
     runs.alone("alone", LEFT_OUT, *rounds)
-    return runs.finish("answers", "faulty", *rounds)
+    return end_of(process)
 
 
 def test_the_clients_that_fail_take_part() -> None:
@@ -199,8 +200,9 @@ def test_no_process_is_left(runs: Runs, faulty: tuple[int, str]) -> None:
 def test_a_client_whose_process_dies_costs_nobody_else_the_round(runs: Runs) -> None:
     """It has a second try: one that dies again is left out, one that lives has lost nothing."""
     rounds = ("--trainer.max_epochs", "2")
+    process = runs.start("deaths", "deaths", *rounds)
     runs.alone("deaths alone", {(0, 3)}, *rounds)
-    status, said = runs.finish("deaths", "deaths", *rounds)
+    status, said = end_of(process)
     assert status == 0, said
     first, second = (row["failures"] for row in runs.rows("deaths", "rounds.csv"))
     assert re.fullmatch(r"3: no answer: [^;]*[Aa]ctor[^;]*", first), first
@@ -212,7 +214,6 @@ def test_a_client_whose_process_dies_costs_nobody_else_the_round(runs: Runs) -> 
 @pytest.mark.slow
 def test_a_killed_server_leaves_nothing_behind_and_goes_on(runs: Runs) -> None:
     rounds = ("--trainer.max_epochs", "12", *MOMENTS)
-    runs.alone("server alone", (), *rounds)
     server = runs.start("none", "server", *rounds)
     wait_until(lambda: (runs.folder("server") / "checkpoints/round=0001.ckpt").exists(), "two rounds")
     server.kill()
@@ -220,7 +221,8 @@ def test_a_killed_server_leaves_nothing_behind_and_goes_on(runs: Runs) -> None:
     assert len(list((runs.folder("server") / "checkpoints").glob("round=*.ckpt"))) < 12
     wait_until(lambda: not runs.processes(), "the end of Ray's processes")
 
-    status, said = runs.finish("none", "server", *rounds, "--ckpt_path", "last")
+    status, said = end_of(runs.start("none", "server", *rounds, "--ckpt_path", "last"))
     assert status == 0, said
     assert [row["failures"] for row in runs.rows("server", "rounds.csv")] == [""] * 12
+    runs.alone("server alone", (), *rounds)
     assert_same(runs.weights("server", 11), runs.weights("server alone", 11))

@@ -1,4 +1,4 @@
-"""``fit --engine flower``: processes of Ray, the weights of one process; of fedseca in test_flower_faults.py."""
+"""``fedsam fit --engine flower``: processes of Ray, the weights of one process."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ FEDSAM = [
     *("--trainer.max_epochs", "2"),
 ]
 """The default: FLAP with svd_exact, clients that keep their moments."""
-RUN = "import sys; from importlib import import_module; import_module(sys.argv[1] + '.cli').main(sys.argv[2:])"
+RUN = "import sys; from fedsam.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +28,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fit(package: str, *words: str) -> None:
+def fit(*words: str) -> None:
     """In a process of its own, since Ray leaves threads behind."""
-    done = subprocess.run([sys.executable, "-c", RUN, package, "fit", *QUIET, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", RUN, "fit", *QUIET, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -46,13 +46,13 @@ def assert_same(one: str, other: str) -> None:
 
 
 def test_simulation_equals_in_process() -> None:
-    fit("fedsam", *FEDSAM, "--run.name", "alone")
-    fit("fedsam", *FEDSAM, "--run.name", "together", "--engine", "flower")
+    fit(*FEDSAM, "--run.name", "alone")
+    fit(*FEDSAM, "--run.name", "together", "--engine", "flower")
     assert_same("fedsam/alone", "fedsam/together")
 
 
 def test_a_run_goes_on_in_the_other_engine() -> None:
-    fit("fedsam", *FEDSAM, "--run.name", "alone")
-    fit("fedsam", *FEDSAM, "--run.name", "mixed", "--trainer.max_epochs", "1", "--engine", "flower")
-    fit("fedsam", "--run.name", "mixed", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--engine", "in_process")
+    fit(*FEDSAM, "--run.name", "alone")
+    fit(*FEDSAM, "--run.name", "mixed", "--trainer.max_epochs", "1", "--engine", "flower")
+    fit("--run.name", "mixed", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--engine", "in_process")
     assert_same("fedsam/alone", "fedsam/mixed")
