@@ -1,10 +1,18 @@
 """``fedseca fit --engine flower`` whose clients fail; test_flower_faults.py runs it with a kind of sabotage first."""
 
+# ruff: noqa: E402, SIM112
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import ray
+
+if __name__ == "__main__":
+    # Before the libraries: Ray's process for the nodes imports them while this one does.
+    os.environ["RAY_preload_python_modules"] = "fedseca.training"
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 
 import torch
 from flwr.app import RecordDict

@@ -37,8 +37,7 @@ WORDS = [
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--checkpoint.save_top_k", "-1"),
 ]
 """The default, FedSECA under ALIE by the clients 3 and 4, with partial participation."""
-# One process for all nodes: each takes its time to import the libraries.
-FLOWER = ["--engine", "flower", "--flower.cpus", str(os.cpu_count())]
+FLOWER = ["--engine", "flower"]
 TOLD = {
     "nan": "NaN or infinite values",
     "wrong_shape": r"tensor 'network\.head\.2\.bias' has shape \(2, 5\), not \(10,\)",
