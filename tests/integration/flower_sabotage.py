@@ -1,6 +1,5 @@
 """``fedseca fit --engine flower`` whose clients fail; test_flower_faults.py runs it with a kind of sabotage first."""
 
-# ruff: noqa: E402, SIM112
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ import ray
 
 if __name__ == "__main__":
     # Before the libraries: Ray's process for the nodes imports them while this one does.
-    os.environ["RAY_preload_python_modules"] = "fedseca.training"
+    os.environ["RAY_preload_python_modules"] = "fedseca.training"  # noqa: SIM112
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 
 import torch
