@@ -1,8 +1,5 @@
-"""``fit --engine flower``: real processes of Ray, the weights of one process."""
+"""``fedsam fit --engine flower``: processes of Ray, the weights of one process."""
 
-import csv
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +10,6 @@ import torch
 pytestmark = pytest.mark.slow  # Ray and its processes take most of a minute to start
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-FEDSECA = [
-    *("--model.network.width", "2", "--data.fraction", "0.1", "--data.batch_size", "16", "--data.clients", "5"),
-    *("--model.participation", "0.6", "--trainer.max_epochs", "3"),
-]
-"""The default: FedSECA under ALIE."""
 FEDSAM = [
     *("--data.source", "CtKidneyPhantom", "--data.source.scale", "0.01", "--data.source.slices", "6"),
     *("--data.source.size", "32", "--data.sites", "[site-A, site-B, site-C]"),
@@ -25,7 +17,7 @@ FEDSAM = [
     *("--trainer.max_epochs", "2"),
 ]
 """The default: FLAP with svd_exact, clients that keep their moments."""
-RUN = "import sys; from importlib import import_module; import_module(sys.argv[1] + '.cli').main(sys.argv[2:])"
+RUN = "import sys; from fedsam.cli import main; main(sys.argv[1:])"
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +28,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fit(package: str, *words: str) -> None:
+def fit(*words: str) -> None:
     """In a process of its own, since Ray leaves threads behind."""
-    done = subprocess.run([sys.executable, "-c", RUN, package, "fit", *QUIET, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", RUN, "fit", *QUIET, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -53,49 +45,14 @@ def assert_same(one: str, other: str) -> None:
     assert [name for name in mine if not mine[name].equal(theirs[name])] == []
 
 
-@pytest.mark.parametrize(("package", "words"), [("fedseca", FEDSECA), ("fedsam", FEDSAM)])
-def test_simulation_equals_in_process(package: str, words: list[str]) -> None:
-    fit(package, *words, "--run.name", "alone")
-    fit(package, *words, "--run.name", "together", "--engine", "flower")
-    assert_same(f"{package}/alone", f"{package}/together")
+def test_simulation_equals_in_process() -> None:
+    fit(*FEDSAM, "--run.name", "alone")
+    fit(*FEDSAM, "--run.name", "together", "--engine", "flower")
+    assert_same("fedsam/alone", "fedsam/together")
 
 
 def test_a_run_goes_on_in_the_other_engine() -> None:
-    fit("fedsam", *FEDSAM, "--run.name", "alone")
-    fit("fedsam", *FEDSAM, "--run.name", "mixed", "--trainer.max_epochs", "1", "--engine", "flower")
-    fit("fedsam", "--run.name", "mixed", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--engine", "in_process")
+    fit(*FEDSAM, "--run.name", "alone")
+    fit(*FEDSAM, "--run.name", "mixed", "--trainer.max_epochs", "1", "--engine", "flower")
+    fit("--run.name", "mixed", "--ckpt_path", "last", "--trainer.max_epochs", "2", "--engine", "in_process")
     assert_same("fedsam/alone", "fedsam/mixed")
-
-
-NETWORK = """
-import os
-import signal
-from pathlib import Path
-
-from fedseca.networks import SmallCNN
-
-
-class Fuse(SmallCNN):
-    def forward(self, images):
-        fuse = Path(os.environ["FUSE"])
-        if self.training and fuse.exists():
-            fuse.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(images)
-"""
-
-
-def test_a_killed_client_is_left_out_of_its_round(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process of a simulated node is killed while it trains; in the next round all clients are there again."""
-    (empty_folder / "fuse_network.py").write_text(NETWORK)
-    fuse = empty_folder / "fuse"
-    fuse.touch()
-    monkeypatch.setenv("FUSE", str(fuse))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(empty_folder), os.environ.get("PYTHONPATH", "")]))
-    network = ["--model.network", "fuse_network.Fuse", *FEDSECA, "--model.participation", "1.0"]
-    fit("fedseca", *network, "--run.name", "killed", "--engine", "flower")
-    assert not fuse.exists()
-    with Path("runs/fedseca/killed/version_0/rounds.csv").open(newline="") as file:
-        failures = [row["failures"] for row in csv.DictReader(file)]
-    assert re.fullmatch(r"\d: no answer: .*", failures[0])
-    assert failures[1:] == ["", ""]

@@ -6,8 +6,12 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from shared.federated.rounds import read_failures
 from shared.report import Report, duration
 from shared.runs import RunLogger, run_folder_of
+
+MOST_FAILURES = 100
+"""Rows of the table of clients that were left out."""
 
 
 class RunPage(Callback):
@@ -58,6 +62,22 @@ def split_of(record: dict[str, Any]) -> str:
         ('test', 'val')
     """
     return "test" if record["data"]["validated_on"] == "test" else "val"
+
+
+def left_out(report: Report, folder: Path) -> None:
+    """A section on the clients that were left out of rounds, with the reasons; nothing if there are none.
+
+    Args:
+        report: The page.
+        folder: The run folder, with its ``rounds.csv``.
+    """
+    failures = read_failures(folder / "rounds.csv")
+    if not failures:
+        return
+    more = len(failures) - MOST_FAILURES
+    rest = f" These are the last {MOST_FAILURES}; {more} others stand there." if more > 0 else ""
+    report.section("Clients left out", f"Rounds that went on without a client, counted from 0 as in rounds.csv.{rest}")
+    report.table(["round", "client", "reason"], failures[-MOST_FAILURES:])
 
 
 def reproduce(report: Report, record: dict[str, Any], **more: str) -> None:

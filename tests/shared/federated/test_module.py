@@ -248,6 +248,7 @@ def test_a_failing_client_is_named_and_left_out(
     assert all(torch.isclose(w.sum(), torch.tensor(1.0, dtype=torch.float64)) for _, w in seen)
     told = [row["failures"] for row in rows_of(tmp_path / "run" / "rounds.csv")]
     assert told == ["", f"2: {FAULTS[fault][1]}", ""]
+    assert module.describe()["left_out"] == {"2": 1}
     assert all(torch.isfinite(t).all() for t in module.local.state_dict().values())
     uploads = [row for row in rows_of(tmp_path / "run" / "ledger.csv") if row["direction"] == "up"]
     assert {int(row["client"]) for row in uploads if row["round"] == "1"} == {0, 1, 3}
@@ -270,6 +271,7 @@ def test_a_failed_client_goes_on_from_its_last_good_state(
         second, datamodule=make_data(), ckpt_path=tmp_path / "run" / "checkpoints" / "epoch=1.ckpt"
     )
     assert_equal(weights(whole), weights(second))
+    assert first.describe()["left_out"] == second.describe()["left_out"] == {"2": 1}
 
 
 def test_too_many_failures_stop_the_run_and_the_last_checkpoint_is_whole(

@@ -20,7 +20,7 @@ from fedsam.volumes import Volume
 from shared.atomic import write_text
 from shared.plots import Curve, curves, save
 from shared.report import Report
-from shared.run_report import RunPage, reproduce, split_of
+from shared.run_report import RunPage, left_out, reproduce, split_of
 from shared.runs import folder_of_checkpoint, read_metrics
 
 PICTURED = 4
@@ -146,6 +146,7 @@ def write_report(
         [(c.name, c.parameters, c.trainable, 4 * c.trainable) for c in module.network.components()],
         caption=f"Components; full fine-tuning would send {whole / max(1, model['trainable']):.1f} times as much",
     )
+    left_out(report, folder)
     report.section("Data")
     report.table(
         ["site", "training volumes", "windows", "slices"],

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from shared.metrics.classification import bootstrap_intervals
 from shared.plots import Curve, bars, confusion, curves, save
 from shared.report import Report
-from shared.run_report import RunPage, reproduce, split_of
+from shared.run_report import RunPage, left_out, reproduce, split_of
 from shared.runs import read_metrics
 
 PROSE = {
@@ -91,6 +91,7 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any) -> Path:
         counts = metrics.confusion.cpu().numpy()
         picture = save(confusion(counts, data["class_names"]), folder / "confusion.png")
         report.figure(picture, "Confusion matrix, all clients' models together." if alone else "Confusion matrix.")
+    left_out(report, folder)
     report.section("Data", f"Partition: {data['partition']}.")
     clients = [f"client {k}" + (" (hostile)" if int(k) in hostile else "") for k in data["clients"]]
     partition = bars(list(data["clients"].values()), clients, data["class_names"], x_label="training images")

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +100,7 @@ class FederatedModule(ServerWork):
         self.meter = PayloadMeter({"parameters": frozenset(state) - buffers, "buffers": buffers & frozenset(state)})
         self.ledger = Ledger()
         self.client_rounds: dict[int, int] = {}
+        self.left_out: Counter[int] = Counter()
         if regime == "local" and evaluate_round_start:
             raise UsageError("model.evaluate_round_start must be false where model.regime is local, got true")
         if regime != "centralised":
@@ -226,6 +228,7 @@ class FederatedModule(ServerWork):
             "format": FORMAT,
             "ledger": self.ledger.state_dict(),
             "client_rounds": {str(k): r for k, r in self.client_rounds.items()},
+            "left_out": {str(k): rounds for k, rounds in self.left_out.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -235,6 +238,7 @@ class FederatedModule(ServerWork):
         if extra is not None:
             self.ledger.load_state_dict(extra["ledger"])
             self.client_rounds = {int(k): r for k, r in extra["client_rounds"].items()}
+            self.left_out = Counter({int(k): rounds for k, rounds in extra.get("left_out", {}).items()})
 
     # ------------------------------------------------------------------ a round
 
@@ -278,6 +282,7 @@ class FederatedModule(ServerWork):
             "coordinates": self.layout.size,
             "payload_bytes": 0 if self.regime == "local" else sum(self.meter.measure(self.communicated()).values()),
             "bytes": dict(self.ledger.totals),
+            "left_out": {str(k): rounds for k, rounds in sorted(self.left_out.items())},
         }
 
     def _log_round(
@@ -300,6 +305,7 @@ class FederatedModule(ServerWork):
                 self.ledger.add(Entry(round, client, "down", component, size))
                 if came:
                     self.ledger.add(Entry(round, client, "up", component, size))
+        self.left_out.update(failures.keys())
         self.ledger.close_round(folder and folder / "ledger.csv")
         finished = time.perf_counter()
         if folder is not None:

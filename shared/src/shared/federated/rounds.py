@@ -1,8 +1,10 @@
 """Who takes part in a round, and the record of it."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -58,8 +60,30 @@ class RoundLog:
             writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(COLUMNS)
-            told = "; ".join(f"{client}: {reason}" for client, reason in failures.items())
+            # A semicolon separates two clients, and no reason can feign another one.
+            reasons = {client: " ".join(reason.replace(";", ",").split()) for client, reason in failures.items()}
+            told = "; ".join(f"{client}: {reason}" for client, reason in reasons.items())
             writer.writerow([round, " ".join(map(str, participants)), told, f"{seconds:.3f}"])
+
+
+class Failure(NamedTuple):
+    """A client that was left out of a round."""
+
+    round: int
+    client: int
+    reason: str
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Who was left out of which round and why, from a ``rounds.csv``; nobody where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Failure(int(row["round"]), int(client), reason)
+            for row in csv.DictReader(file)
+            for client, reason in re.findall(r"(\d+): ([^;]*)", row["failures"])
+        ]
 
 
 def log_diagnostics(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.clientapp.mod import LocalDpMod
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch.optim import AdamW
 
@@ -22,7 +23,7 @@ from shared.federated.aggregation import VectorAggregator
 from shared.federated.client import ClientTraining
 from shared.federated.client_work import Failed
 from shared.federated.fedavg import FedAvg
-from shared.federated.flower.messages import from_payload, one_line, read_answer, to_arrays, to_payload
+from shared.federated.flower.messages import from_arrays, from_payload, one_line, read_answer, to_arrays, to_payload
 
 Make = Callable[..., Any]
 KEEPING = partial(AdamW, lr=0.01)
@@ -527,6 +528,33 @@ def test_half_a_wish_for_privacy_is_refused(
     make_trainer(1, "flower").fit(over(make_module(), grid), datamodule=make_data())
     told = "0: UsageError: dp-sensitivity in the node config must be a number above 0, got None"
     assert rounds(tmp_path / "flower")[0]["failures"] == told
+
+
+def test_privacy_needs_tensors_that_noise_can_be_added_to(
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make, tmp_path: Path
+) -> None:
+    """Flower's mod would send BatchNorm's counter as it is, and clip the weights by the counter's size."""
+    privacy = {"dp-clipping-norm": 1.0, "dp-sensitivity": 1.0, "dp-epsilon": 1.0, "dp-delta": 1e-5}
+    grid = make_grid(make_module, config={2: privacy})
+    make_trainer(1, "flower").fit(over(make_module(), grid), datamodule=make_data())
+    told = (
+        "2: UsageError: dp-clipping-norm in the node config needs a model that sends floating point tensors of one "
+        "dimension or more, got network.1.num_batches_tracked of int64 with 0 dimensions: use a network without "
+        "BatchNorm's counters and single numbers, or no dp-"
+    )
+    assert rounds(tmp_path / "flower")[0]["failures"] == told
+
+
+def test_what_the_mod_of_flower_does_to_counters() -> None:
+    """Why they are refused: Flower 1.41 lets them through, and they shrink everything else."""
+    mod = LocalDpMod(clipping_norm=1.0, sensitivity=1e-12, epsilon=1.0, delta=1e-5)
+    start = to_arrays({"w": torch.zeros(1), "steps": torch.tensor(0)})
+    trained = to_arrays({"w": torch.ones(1), "steps": torch.tensor(100)})
+    order = Message(RecordDict({"tensors": start}), dst_node_id=1, message_type="train")
+    sent = mod(order, None, lambda message, context: Message(RecordDict({"tensors": trained}), reply_to=message))
+    left = from_arrays(sent.content["tensors"])
+    assert left["steps"] == 100
+    assert left["w"].item() == pytest.approx(0.01, rel=1e-3)
 
 
 class HeadWithoutCounters(HeadOnly):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable, Mod
@@ -75,7 +75,7 @@ def client_app(build: str, *, states: Path | None = None, client_kind: "type[Nod
             return Message(kind(build, context, states).train(message.content), reply_to=message)
 
         try:
-            privacy = local_privacy(context)
+            privacy = local_privacy(context, message.content.array_records[TENSORS])
             return work(message, context) if privacy is None else over_arrays(privacy, message, context, work)
         except Exception as error:
             return Message(failure(told(error)), reply_to=message)
@@ -83,14 +83,18 @@ def client_app(build: str, *, states: Path | None = None, client_kind: "type[Nod
     return app
 
 
-def local_privacy(context: Context) -> LocalDpMod | None:
+def local_privacy(context: Context, sent: ArrayRecord) -> LocalDpMod | None:
     """Flower's clipping and noise on what the node sends, where its node config asks for them; ``None`` if not.
 
     ``dp-clipping-norm`` is the largest norm of an update; Gaussian noise of standard deviation ``dp-sensitivity`` *
     sqrt(2 ln(1.25 / ``dp-delta``)) / ``dp-epsilon`` is added to every number.
 
+    Args:
+        context: The node's.
+        sent: The tensors that travel.
+
     Raises:
-        UsageError: Only some of the four are given, or one is not a positive number.
+        UsageError: Only some of the four are given, one is not a positive number, or a tensor would go out as it is.
     """
     given = {name: context.node_config[name] for name in PRIVACY if name in context.node_config}
     if not given:
@@ -99,6 +103,14 @@ def local_privacy(context: Context) -> LocalDpMod | None:
         value = given.get(name)
         if not isinstance(value, int | float) or not value > 0:
             raise UsageError(f"{name} in the node config must be a number above 0, got {value}")
+    for name, tensor in from_payload(sent).items():
+        # Flower's mod passes them on without clipping and noise, and they use up the norm of the others.
+        if not tensor.is_floating_point() or tensor.ndim == 0:
+            kind = f"{str(tensor.dtype).removeprefix('torch.')} with {tensor.ndim} dimensions"
+            raise UsageError(
+                f"{PRIVACY[0]} in the node config needs a model that sends floating point tensors of one dimension or "
+                f"more, got {name} of {kind}: use a network without BatchNorm's counters and single numbers, or no dp-"
+            )
     return LocalDpMod(*(float(given[name]) for name in PRIVACY))
 
 

@@ -10,8 +10,9 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
+from ray._private.utils import get_num_cpus  # by cgroup as well as by machine; nothing public tells it before the start
 
-from shared.errors import RunError
+from shared.errors import RunError, UsageError
 from shared.federated.flower.client import client_app
 from shared.federated.flower.options import FlowerOptions
 from shared.federated.flower.server import FlowerEngine
@@ -20,10 +21,21 @@ if TYPE_CHECKING:
     from shared.federated.server_work import ServerWork
 
 
-def start_ray() -> None:
-    """Start Ray on this machine, for this process and its children alone."""
+def start_ray(clients: int, cpus: int) -> None:
+    """Start Ray on this machine, for this process and its children alone.
+
+    It starts processes for all the cores that it knows of, each of which imports the libraries: no more than
+    ``clients`` of ``cpus`` cores can use.
+
+    Raises:
+        UsageError: There are fewer cores than ``cpus``.
+    """
+    cores = int(get_num_cpus(override_docker_cpu_warning=True))
+    if cpus > cores:
+        raise UsageError(f"flower.cpus must be at most {cores}, the cores of this machine, got {cpus}")
     if not ray.is_initialized():
         ray.init(
+            num_cpus=min(cores, clients * cpus),
             include_dashboard=False,
             configure_logging=False,
             log_to_driver=False,
@@ -73,7 +85,7 @@ class SimulatedNodes(FlowerEngine):
             RunError: The simulation does not start.
         """
         self.choose_clients(module)
-        start_ray()
+        start_ray(len(self.client_ids), self.options.cpus)
         self._thread = threading.Thread(target=self._simulate, args=(len(self.client_ids),), daemon=True)
         self._thread.start()
         if not self._here.wait(READY) or self._error is not None:
@@ -94,12 +106,14 @@ class SimulatedNodes(FlowerEngine):
                 server,
                 self.app,
                 num_supernodes=nodes,
-                # A process that dies is started again by Ray; only the message that it had at hand is lost.
+                # A process that dies is started again by Ray, and has one more try at the message that it had at hand.
+                # Without any, messages that come while it starts would be lost too: other clients' rounds.
                 backend_config={
                     "client_resources": {
                         "num_cpus": self.options.cpus,
                         "num_gpus": self.options.gpus,
                         "max_restarts": -1,
+                        "max_task_retries": 1,
                     }
                 },
             )

@@ -1,91 +1,27 @@
-r"""Every rule of this package as a strategy of Flower's Message API, for any Flower project.
-
-.. code-block:: python
-
-    strategy = RobustStrategy(FedSECA(), min_clients=5, state_file="server.safetensors")
-    result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=20)
-
-Clients stay as they are: they upload weights in one ArrayRecord and ``num-examples`` in one MetricRecord.
-
-**Who is who.** Rules break ties by client, draw lots in the order of clients, and some remember each client, so the
-rows of a round are sorted by a number that stays with the client. Where most clients of the first round send the metric
-``partition-id``, that is their number for the whole run: a simulation gives nodes new random ids every time, so only
-with it do two runs agree bit for bit. It is what a client says of itself. Two replies of a round with the same id are
-both left out, so a liar removes one other client and himself. Where clients may lie and the rule remembers them, set
-``client_id_key=None``: node ids are given out by the SuperLink, which can authenticate nodes. Clients are then numbered
-in the order in which they first appear, those of one round by node id, and the numbers are kept in the state.
-
-**Integer arrays** (BatchNorm's step counters) are beyond a rule: they are taken from the good client with the lowest
-number. **Metrics** are Flower's plain weighted means of what clients say, whatever the rule; so is the weighting by
-``samples``, and few rules look at it.
-
-**Differential privacy.** Flower's ``LocalDpMod`` clips a client's update to length :math:`C` and adds noise of standard
-deviation :math:`\sigma = s \sqrt{2 \ln(1.25 / \delta)} / \epsilon` to every number of the upload before it leaves the
-client. Every rule works on such uploads, and no rule weakens the guarantee, which holds for each upload by itself
-(what the server does afterwards is post-processing; the sum over rounds is for you to account). But robust rules tell
-friend from foe by how honest uploads agree, and the noise has length :math:`\sigma \sqrt d` against the :math:`C` of an
-update: a hostile client hides in it, honest signs agree half of the time, and the largest entries, which
-sparsification keeps, are the noisiest ones. The mean divides the noise by :math:`\sqrt K`; a rule that returns one
-upload (Krum) not at all. So robustness needs :math:`\sigma \sqrt d` well below :math:`C`, or few coordinates. A hostile
-client does not run the mod: what it sends is not clipped. In Flower 1.41 the mod has gaps (seen, and tested here):
-arrays *without dimensions* (a learned temperature, BatchNorm's counters) go out unclipped and without noise, so give
-them a dimension; on integer arrays with dimensions, and on an update of exactly zero, the client raises and is left
-out. Give the mod to ``@app.train(mods=[…])``, as an answer to an evaluation has no arrays and would be refused.
-
-Flower's wrappers of strategies (``DifferentialPrivacyServerSideFixedClipping`` and its kin) calibrate their noise to
-the mean, which one client moves by at most :math:`C / K`. It moves a median, Krum or an elected sign by more: around a
-robust rule these wrappers promise what they do not hold. Secure aggregation shows the server the sum alone; every rule
-but the mean needs the single uploads.
-"""
+"""The strategy: Flower's rounds with a robust rule in the place of the mean."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-try:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-    from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import FedAvg, Result
-except ImportError as error:
-    raise ImportError(
-        "fedseca.flower needs Flower, version 1.41 or newer (pip install fedseca[flower])", name=error.name
-    ) from error
-
 import numpy as np
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
-from fedseca.flower_replies import (
-    ReplyFault,
-    comparable,
-    declared_id,
-    examples,
-    read_arrays,
-    record_tensors,
-    sole_arrays,
-    sole_metrics,
-)
+from fedseca.flower.clients import ClientNumbers, Reply, shares
+from fedseca.flower.model import GlobalModel
+from fedseca.flower.replies import ReplyFault, comparable, examples, record_tensors, sole_arrays, sole_metrics
 from shared.checkpoints import load_tensors, require_same_tensors, save_tensors
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import VectorAggregator
 from shared.federated.server import combine
-from shared.federated.uploads import are_finite, is_finite
-from shared.federated.vectors import VectorLayout
+from shared.federated.uploads import are_finite
 
 log = logging.getLogger("flwr")
-
-
-@dataclass
-class Reply:
-    """A reply whose arrays have not been looked at yet."""
-
-    node: int
-    client: int
-    examples: float
-    content: RecordDict
 
 
 class RobustStrategy(FedAvg):
@@ -155,20 +91,17 @@ class RobustStrategy(FedAvg):
         super().__init__(**fedavg)
         self.aggregator = aggregator
         self.weighting = weighting
-        self.client_id_key = client_id_key
-        self.max_clients = max_clients
+        self.clients = ClientNumbers(client_id_key, max_clients)
+        self.model = GlobalModel()
         self.reference_fn = reference_fn
         self.state_file = None if state_file is None else Path(state_file)
         self.round = 0
         self.faults: dict[int, str] = {}
-        self._by_declared_id: bool | None = None if client_id_key else False
-        self._nodes: list[int] = []
-        self._state: dict[str, Tensor] = {}
 
     @property
     def arrays(self) -> ArrayRecord:
         """The global model; empty before the first round."""
-        return ArrayRecord({name: Array(tensor.numpy()) for name, tensor in self._state.items()})
+        return self.model.arrays
 
     def summary(self) -> None:
         """Log the settings."""
@@ -200,7 +133,7 @@ class RobustStrategy(FedAvg):
             log.info("%s: round %d of %d is done", self.state_file, self.round, num_rounds)
         done = self.round
         if done:
-            require_same_tensors(self._state, record_tensors(initial_arrays), what="the state to go on from")
+            require_same_tensors(self.model.tensors, record_tensors(initial_arrays), what="the state to go on from")
             initial_arrays = self.arrays
         if evaluate_fn := options.get("evaluate_fn"):
             options["evaluate_fn"] = lambda round, arrays: evaluate_fn(done + round, arrays)
@@ -215,7 +148,8 @@ class RobustStrategy(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """As FedAvg; remembers what is sent. Clients get ``server-round`` counted over all starts."""
-        self._begin(record_tensors(arrays))
+        if self.model.take(record_tensors(arrays)):
+            self._set_up_rule()
         return super().configure_train(self.round + 1, arrays, config, grid)
 
     def configure_evaluate(
@@ -235,18 +169,17 @@ class RobustStrategy(FedAvg):
         """
         if self.fraction_train == 0:
             return None, None
-        if not self._state:
+        if not self.model.tensors:
             raise RunError("aggregate_train has no global model: configure_train must come before it")
         messages = list(replies)
         self.faults = {}
-        candidates = self._candidates(messages)
-        origin = self.layout.flatten(self._state, out=self._vectors())
-        rows = self._vectors(len(candidates))
+        candidates = self.clients.replies(messages, self.weighted_by_key, self._leave_out)
+        origin, rows = self.model.flat(), self.model.vectors(len(candidates))
         good: list[Reply] = []
         counters: dict[str, np.ndarray] = {}
         for reply in candidates:
             try:
-                uploaded = self._read(reply, origin, rows[len(good)])
+                uploaded = self.model.update(sole_arrays(reply.content), origin, rows[len(good)])
             except ReplyFault as fault:
                 self._leave_out(reply.node, str(fault), client=reply.client)
                 continue
@@ -254,14 +187,14 @@ class RobustStrategy(FedAvg):
             good.append(reply)
         self._require(len(good), len(messages))
 
-        state = {name: tensor.clone() for name, tensor in self._state.items()}
+        state = {name: tensor.clone() for name, tensor in self.model.tensors.items()}
         negative = combine(
             self.aggregator,
-            self.layout,
+            self.model.layout,
             rows[: len(good)],
             state,
             origin=origin,
-            weights=self._weights(good),
+            weights=shares([reply.examples if self.weighting == "samples" else 1.0 for reply in good]),
             ids=[reply.client for reply in good],
             round=self.round,
             counters=counters,
@@ -273,7 +206,7 @@ class RobustStrategy(FedAvg):
             raise RunError(
                 f"round {self.round + 1}: {type(self.aggregator).__name__} gives a global model that is not finite"
             )
-        self._state = state
+        self.model.tensors = state
         self.round += 1
         if self.state_file is not None:
             save_tensors(self.state_file, self.state_dict())
@@ -303,16 +236,12 @@ class RobustStrategy(FedAvg):
         Raises:
             RunError: No model has come yet.
         """
-        if not self._state:
+        if not self.model.tensors:
             raise RunError("the strategy has no state before configure_train")
-        mode = -1 if self._by_declared_id is None else int(self._by_declared_id)
         return {
             "round": torch.tensor(self.round),
-            "by_declared_id": torch.tensor(mode),
-            # Node ids are unsigned numbers of 64 bits.
-            "nodes": torch.from_numpy(np.array(self._nodes, dtype=np.uint64).view(np.int64)),
-            # A file does not keep the order of its tensors, and the order is that of the vector.
-            **{f"arrays.{place}.{name}": tensor for place, (name, tensor) in enumerate(self._state.items())},
+            **self.clients.state_dict(),
+            **self.model.state_dict(),
             **{f"rule.{name}": tensor for name, tensor in self.aggregator.state_dict().items()},
         }
 
@@ -322,90 +251,27 @@ class RobustStrategy(FedAvg):
         Raises:
             UsageError: It is no state of a strategy, or of another model, way to know clients, or rule.
         """
-        missing = [name for name in ("round", "by_declared_id", "nodes", "arrays.0.") if not _named(state, name)]
-        if missing:
-            raise UsageError(f"the state is not one of a RobustStrategy: {missing[0]!r} is missing")
-        found = [match for name in state if (match := re.fullmatch(r"arrays\.(\d+)\.(.*)", name, re.DOTALL))]
-        found.sort(key=lambda match: int(match[1]))
-        mode = int(state["by_declared_id"])
-        if mode == 1 and self.client_id_key is None:
-            raise UsageError("the state knows clients by the ids that they send: client_id_key must name it, got None")
-        self._state = {}
-        self._begin({match[2]: state[match[0]].clone() for match in found})
+        for name in ("round", "by_declared_id", "nodes", "arrays.0."):
+            if not any(known.startswith(name) for known in state):
+                raise UsageError(f"the state is not one of a RobustStrategy: {name!r} is missing")
+        self.clients.load_state_dict(state)
+        self.model.load_state_dict(state)
+        self._set_up_rule()
+        rule = {name.removeprefix("rule."): tensor for name, tensor in state.items() if name.startswith("rule.")}
         try:
-            self.aggregator.load_state_dict({key.removeprefix("rule."): state[key] for key in _named(state, "rule.")})
+            self.aggregator.load_state_dict(rule)
         except RuntimeError as error:
             raise UsageError(
                 f"the state is not one of {type(self.aggregator).__name__}: {' '.join(str(error).split())}"
             ) from error
         self.round = int(state["round"])
-        self._by_declared_id = None if mode == -1 and self.client_id_key else mode == 1
-        self._nodes = state["nodes"].numpy().view(np.uint64).tolist()
 
     # ------------------------------------------------------------------ steps of a round
 
-    def _begin(self, tensors: dict[str, Tensor]) -> None:
-        """Take ``tensors`` for the global model; the first ones say what the vector looks like."""
-        if not are_finite(tensors.values()):
-            raise UsageError("the global model must be finite, got NaN or infinite values")
-        if not self._state:
-            self.layout = VectorLayout(tensors)
-            double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
-            self.dtype = torch.float64 if double else torch.float32
-            self.aggregator.setup(self.layout.size)
-            if double:
-                self.aggregator.double()
-        else:
-            require_same_tensors(tensors, self._state, what="the model of this round")
-            tensors = {name: tensors[name] for name in self._state}
-        self._state = tensors
-
-    def _vectors(self, *rows: int) -> Tensor:
-        return torch.empty(*rows, self.layout.size, dtype=self.dtype)
-
-    def _candidates(self, messages: list[Message]) -> list[Reply]:
-        """The replies whose metrics are in order, sorted by the numbers of their clients."""
-        told: dict[int, tuple[MetricRecord, float, RecordDict]] = {}
-        for message in messages:
-            node = message.metadata.src_node_id
-            try:
-                metrics = sole_metrics(message)
-                told[node] = metrics, examples(metrics, self.weighted_by_key), message.content
-            except ReplyFault as fault:
-                self._leave_out(node, str(fault))
-        numbers = self._numbers({node: metrics for node, (metrics, _, _) in told.items()})
-        found = [Reply(node, client, *told[node][1:]) for node, client in numbers.items()]
-        return sorted(found, key=lambda reply: reply.client)
-
-    def _numbers(self, told: Mapping[int, MetricRecord]) -> dict[int, int]:
-        """The number of the client behind each node."""
-        key = self.client_id_key
-        if self._by_declared_id is None and told:
-            # Decided by the majority and once: a single client must not make all others nameless.
-            self._by_declared_id = 2 * sum(key in metrics for metrics in told.values()) > len(told)
-        if key is None or not self._by_declared_id:
-            self._nodes += sorted(told.keys() - set(self._nodes))
-            return {node: self._nodes.index(node) for node in told}
-        numbers = {}
-        for node, metrics in told.items():
-            try:
-                numbers[node] = declared_id(metrics, key, self.max_clients)
-            except ReplyFault as fault:
-                self._leave_out(node, str(fault))
-        claims = list(numbers.values())
-        for node, client in list(numbers.items()):
-            if claims.count(client) > 1:
-                self._leave_out(node, f"{claims.count(client)} replies have {key} {client}")
-                del numbers[node]
-        return numbers
-
-    def _read(self, reply: Reply, origin: Tensor, row: Tensor) -> dict[str, np.ndarray]:
-        """Write the client's update into ``row`` and return its integer arrays."""
-        arrays = read_arrays(sole_arrays(reply.content), self._state)
-        self.layout.difference(origin, {name: torch.from_numpy(array) for name, array in arrays.items()}, out=row)
-        if not is_finite(row):
-            raise ReplyFault("NaN or infinite values")
-        return {name: array for name, array in arrays.items() if not self._state[name].is_floating_point()}
+    def _set_up_rule(self) -> None:
+        self.aggregator.setup(self.model.layout.size)
+        if self.model.dtype == torch.float64:
+            self.aggregator.double()
 
     def _leave_out(self, node: int, reason: str, client: int | None = None) -> None:
         self.faults[node] = reason
@@ -423,20 +289,11 @@ class RobustStrategy(FedAvg):
             told = "; ".join(f"node {node}: {fault}" for node, fault in self.faults.items()) or "none was left out"
             raise RunError(f"round {self.round + 1} has {good} good replies of {replies}: {reason} ({told})")
 
-    def _weights(self, good: list[Reply]) -> Tensor:
-        """``(K,)`` what the clients count, summing to one."""
-        counts = [reply.examples if self.weighting == "samples" else 1.0 for reply in good]
-        # Divided first: a sum of what clients claim could overflow.
-        weights = torch.tensor(counts, dtype=torch.float64) / max(counts)
-        return weights / weights.sum()
-
     def _reference(self, origin: Tensor) -> Tensor | None:
         """What the server's own clean data ask for."""
         if not self.aggregator.needs_reference or self.reference_fn is None:
             return None
-        trained = record_tensors(self.reference_fn(self.round + 1, self.arrays))
-        require_same_tensors(trained, self._state, what="what reference_fn returns")
-        return self.layout.difference(origin, trained, out=self._vectors())
+        return self.model.reference(self.reference_fn(self.round + 1, self.arrays), origin)
 
     def _metrics(self, good: list[Reply]) -> MetricRecord:
         contents = comparable([reply.content for reply in good])
@@ -447,7 +304,3 @@ class RobustStrategy(FedAvg):
             if value.ndim <= 1:
                 metrics[f"rule-{name}"] = value.tolist()
         return metrics
-
-
-def _named(state: Mapping[str, Tensor], prefix: str) -> list[str]:
-    return [name for name in state if name.startswith(prefix)]
