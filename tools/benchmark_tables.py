@@ -16,7 +16,7 @@ interval meets it. The machines are shared and noisy: quote ratios, not single t
 """
 
 RECORDS = (
-    *(federated.aggregators, federated.rounds, segmentation.sam_round, federated.clients),
+    *(federated.aggregators, federated.rounds, segmentation.sam_round, federated.clients, federated.flower_load),
     *(segmentation.lora_aggregation, segmentation.augmentation, segmentation.volume_inference, segmentation.sam_step),
     *(self_supervised.ssl_losses, self_supervised.ssl_step, self_supervised.two_views, self_supervised.frame_reading),
     *(long_captions.clim, long_captions.text_lengths, long_captions.clip_step, long_captions.retrieval),

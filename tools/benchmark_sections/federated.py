@@ -35,15 +35,15 @@ def aggregators(record: dict[str, Any]) -> str:
             "" if row["promised"] is None else f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
             f"{row['gb_s']:.1f}" if "gb_s" in row else "",
             f"{row['of_copy_bandwidth']:.0%}" if "gb_s" in row else "",
-            f"{row['peak_extra_of_input']:.2f} of the input",
+            f"{row['peak_extra_of_input']:.2f}",
         ]
         for row in record["results"]
     ]
     return (
         "## Server rules\n\n"
         "`benchmarks/aggregators.py`: 20 clients, float32. GB/s are the bytes that a rule cannot help reading and "
-        "writing over its CPU seconds, beside the speed of copying memory. Results that are matrices count as extra "
-        "memory. "
+        "writing over its CPU seconds, beside the speed of copying memory. Extra memory is in shares of the input's; "
+        "results that are matrices count. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
@@ -68,6 +68,28 @@ def rounds(record: dict[str, Any]) -> str:
         "`benchmarks/rounds.py`: clients that do nothing, ResNet-18, plain averaging; clock time, Lightning's loop "
         f"included, against a bare loop of the copies that cannot be avoided. {machine(record)}\n\n"
         f"{markdown(columns, rows)}\n"
+    )
+
+
+def flower_load(record: dict[str, Any]) -> str:
+    """Memory of Flower's server with many clients."""
+    columns = ["clients", "rounds", "at work", "all uploads", "server grew by", "limit"]
+    rows = [
+        [
+            str(row["clients"]),
+            str(row["rounds"]),
+            str(row["window"]),
+            f"{row['all uploads, MB']:,} MB",
+            f"{row['server grew by, MB']:,} MB",
+            f"{row['bound, MB']:,} MB" + ("" if row["within"] else ", missed"),
+        ]
+        for row in record["results"]
+    ]
+    return (
+        "## Memory of Flower's server\n\n"
+        "`benchmarks/flower_rounds.py --load`: simulated nodes that send back a ResNet-18, plain averaging. The "
+        "limit is that many uploads, the global vector, a row, a float64 sum, and 16 vectors that Flower and Ray "
+        f"carry; Ray's object store, shared memory, is not counted. {machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
