@@ -203,9 +203,9 @@ class ClassificationDataModule(LightningDataModule):
         return self._loaded.validation is None
 
     @property
-    def test_labels(self) -> list[int]:
-        """True class of every test image, in the order of :meth:`test_dataloader`."""
-        return self._loaded.test.labels.tolist()
+    def test_images(self) -> LabelledImages:
+        """The test images as stored, in the order of :meth:`test_dataloader`."""
+        return self._loaded.test
 
     @property
     def train_images(self) -> LabelledImages:
