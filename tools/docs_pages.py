@@ -2,9 +2,10 @@
 
 MkDocs loads this as a hook. ``performance``, ``robustness`` and ``experiments`` hold the sections of
 ``benchmarks/README.md``, from the same functions and the same records; ``contributing`` is ``CONTRIBUTING.md``.
-The folder ``notebooks`` comes along, for pages to link to.
+The folder ``notebooks`` comes along, for pages to link to, and no line ends within the hyphens of an option.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
+INLINE_CODE = re.compile(r"(?<!<pre>)<code>[^<]+</code>")
+OPTION = re.compile(r"--[\w.]+")
 
 PERFORMANCE = """# Performance
 
@@ -62,3 +65,12 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files
+
+
+def on_page_content(html: str, **kwargs: object) -> str:
+    """Mark options in running text, for the stylesheet to keep them on one line."""
+
+    def marked(code: re.Match[str]) -> str:
+        return OPTION.sub(r'<span class="option">\g<0></span>', code[0])
+
+    return INLINE_CODE.sub(marked, html)

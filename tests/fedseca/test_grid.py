@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from fedseca.grid import cell, different, entry_options
+from fedseca.options import FitOptions
 from shared.commands import config_path
 from shared.errors import UsageError
-from shared.sweep import fingerprint
+from shared.sweep import Cell, fingerprint
 
 CONFIGS = [config_path("fedseca", "fit")] * 2
 CODE = f"{version('fedseca')} {version('medley-shared')}"
@@ -37,6 +38,18 @@ def test_options_reach_the_run_and_tell_it_from_others() -> None:
     )
     assert "--model.attack.z=0.5" in told
     assert "--run.name FedSECA-beta=0,gamma=0.5-ALIE-z=0.5-1" in told
+
+
+def test_a_config_of_all_runs_decides_less_than_the_grid_and_belongs_to_the_key(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+
+    def run(attack: str) -> Cell:
+        mine.write_text(f"model: {{attack: {attack}, byzantine: [1]}}\n")
+        return cell("Krum", "SignFlip", 1, 2, "fit", tmp_path, ["--config", str(mine)])
+
+    chosen = FitOptions(run("ALIE").words, {}).chosen
+    assert (chosen.model.attack.class_path, chosen.model.byzantine) == ("fedseca.attacks.SignFlip", [1])
+    assert run("ALIE").fingerprint != run("IPM").fingerprint
 
 
 @pytest.mark.parametrize(

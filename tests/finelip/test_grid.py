@@ -89,6 +89,13 @@ def test_a_variant_differs_in_what_its_name_says(axis: str, value: str, tmp_path
     assert told.run.name == "-".join(filter(None, (axis, value, "3")))
 
 
+def test_a_config_of_all_runs_decides_less_than_the_variant(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {loss: FilipLoss}\n")
+    model = chosen(cell("loss", "long_clip", 3, 2, "fit", tmp_path, [*PAIRS, f"--config={mine}"]).words).part("model")
+    assert type(model["loss"]).__name__ == "LongClipLoss"
+
+
 def test_runs_are_told_apart_by_what_decides_about_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def prints() -> dict[tuple[str, str], str]:
         return {each: cell(*each, 1, None, "fit", tmp_path, []).fingerprint for each in variants(list(AXES))}

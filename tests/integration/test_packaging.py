@@ -1,7 +1,9 @@
 """The wheels: what they require, what they contain, and that each works without the clone and the other packages."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from functools import partial
 from importlib import import_module
 from importlib.metadata import Distribution, distributions
@@ -72,6 +74,15 @@ def test_a_package_requires_shared_of_its_own_version(name: str, metadata: dict[
     assert [str(r.specifier) for r in shared] == [f"=={metadata[name].version}"]
     assert not [r for r in requirements if r.url]
     assert "shared" not in {r.name for r in requirements}  # a stranger's package
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_readme_lists_the_extras(name: str) -> None:
+    project = tomllib.loads((REPOSITORY / f"packages/{name}/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    readme = (REPOSITORY / f"packages/{name}/README.md").read_text(encoding="utf-8")
+    _, _, section = readme.partition("## Extras\n")
+    listed = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert listed == list(project.get("optional-dependencies", {}))
 
 
 def test_the_build_hooks_are_copies_of_one_file() -> None:

@@ -211,8 +211,11 @@ def test_own_clients() -> None:
     walk("fedseca")
     for name in ("honest", "averaged", "robust", "mine"):
         assert Path(f"runs/fedseca/{name}/version_0/report.html").is_file(), name
-    assert Path("runs/fedseca/robust/version_0/predictions.csv").is_file()
-    assert Path("runs/compared/results.csv").is_file()
+    with Path("runs/fedseca/robust/version_0/predictions.csv").open(newline="") as file:
+        assert all(Path(row["file"]).is_file() for row in csv.DictReader(file))
+    with Path("runs/compared/results.csv").open(newline="") as file:
+        scores = [(row["rule"], row["loss"]) for row in csv.DictReader(file)]
+    assert len(set(scores)) == len(scores) == 4  # the flag of each attack wins over the config
 
 
 # ---------------------------------------------------------------------- finelip

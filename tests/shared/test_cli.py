@@ -66,6 +66,10 @@ def test_configs_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert words[5] == "--config"
     assert words[6].endswith("fedseca/configs/averaging.yaml")
     assert words[7:] == ["--x"]
+    # A flag wins over a file, wherever they stand.
+    assert with_config_paths("fedseca", ["fit", "--x", "1", "--config", str(mine)]) == [
+        *("fit", "--config", str(mine), "--x", "1")
+    ]
     with pytest.raises(UsageError, match="did you mean averaging"):
         find_config("fedseca", "average")
 

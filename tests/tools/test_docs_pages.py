@@ -92,3 +92,10 @@ def test_every_section_of_the_page_of_benchmarks_is_in_one_made_page(made: Modul
     sections = [section.strip() for text in pages for section in text.split("\n## ")[1:]]
     assert sorted(sections) == sorted(section.strip() for section in benchmarks.split("\n## ")[1:])
     assert all("\n## " in text for text in pages)
+
+
+def test_an_option_in_running_text_stays_on_one_line(made: ModuleType) -> None:
+    block = "<pre><code>fedsam fit --config a.yaml</code></pre>"
+    html = f"<p>--no <code>fedsam fit --data.source NAME</code></p>{block}"
+    expected = '<p>--no <code>fedsam fit <span class="option">--data.source</span> NAME</code></p>'
+    assert made.on_page_content(html) == expected + block

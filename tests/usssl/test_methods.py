@@ -1,5 +1,6 @@
 """What the methods are made of and what one step of each does."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -14,14 +15,7 @@ from usssl.methods import BYOL, METHODS, Autoencoder, BarlowTwins, BarlowTwinsSu
 from usssl.progress import Progress
 
 TINY = "timm:test_resnet"
-SMALL: dict[str, dict[str, Any]] = {
-    "barlowtwins": {"hidden": 32, "width": 24},
-    "barlowtwins_supcon": {"hidden": 32, "width": 24},
-    "vicreg": {"hidden": 32, "width": 24},
-    "simclr": {"hidden": 32, "width": 16},
-    "moco": {"hidden": 32, "width": 16, "queue_size": 10},
-    "byol": {"hidden": 32, "width": 16},
-}
+SMALL = {"hidden": 32, "width": 16, "queue_size": 10}
 COUNTS = {
     # Backbone; autoencoder, decoder; BYOL, trained; MoCo, trained; SimCLR; projectors: BYOL, MoCo, SimCLR, Barlow Twins
     "resnet18": [
@@ -39,13 +33,19 @@ COUNTS = {
 }
 
 
+def small(method: type[Method]) -> dict[str, int]:
+    """Of :data:`SMALL` what the method takes."""
+    takes = inspect.signature(method).parameters
+    return {name: value for name, value in SMALL.items() if name in takes}
+
+
 def size(module: nn.Module, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
 def make(name: str, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    return METHODS[name](build_backbone(TINY), **SMALL.get(name, {}))
+    return METHODS[name](build_backbone(TINY), **small(METHODS[name]))
 
 
 def batch_of(name: str, count: int = 4, side: int = 32, seed: int = 1) -> Any:

@@ -1,6 +1,7 @@
 """Pretraining as a run: resume, guard, monitors, checkpoints, several processes."""
 
 import functools
+import inspect
 import math
 import os
 from collections.abc import Iterator
@@ -20,19 +21,18 @@ from shared.errors import RunError, UsageError
 from usssl.fetal_heart_phantom.source import PhantomPlanes
 from usssl.labelled import Part, PlaneDataModule
 from usssl.learning_rates import Constant, Cosine, WarmupCosine
-from usssl.methods import BYOL, METHODS, BarlowTwins, SimCLR
+from usssl.methods import BYOL, METHODS, BarlowTwins, Method, SimCLR
 from usssl.online_probe import OnlineProbe
 from usssl.pretraining import Pretraining
 
 TINY = "timm:test_resnet"
-SMALL: dict[str, dict[str, Any]] = {
-    "barlowtwins": {"hidden": 32, "width": 24},
-    "barlowtwins_supcon": {"hidden": 32, "width": 24},
-    "vicreg": {"hidden": 32, "width": 24},
-    "simclr": {"hidden": 32, "width": 16},
-    "moco": {"hidden": 32, "width": 16, "queue_size": 10},
-    "byol": {"hidden": 32, "width": 16},
-}
+SMALL = {"hidden": 32, "width": 16, "queue_size": 10}
+
+
+def small(method: type[Method]) -> dict[str, int]:
+    """Of :data:`SMALL` what the method takes."""
+    takes = inspect.signature(method).parameters
+    return {name: value for name, value in SMALL.items() if name in takes}
 
 
 class EpochOrder(Sampler[int]):
@@ -87,7 +87,7 @@ class FrameData(LightningDataModule):
 
 def module(name: str = "simclr", **arguments: Any) -> Pretraining:
     given = {"lr_schedule": WarmupCosine(1) if name in ("barlowtwins", "vicreg") else None}
-    method = functools.partial(METHODS[name], **SMALL.get(name, {}))
+    method = functools.partial(METHODS[name], **small(METHODS[name]))
     if name == "barlowtwins_supcon":
         given["lr_schedule"] = WarmupCosine(1)
     return Pretraining(method, TINY, **(given | arguments))
@@ -294,7 +294,7 @@ def one_step(model: Pretraining, views: list[Tensor]) -> dict[str, Tensor]:
 
 
 def distributed_model(name: str) -> Pretraining:
-    method = functools.partial(METHODS[name], **SMALL.get(name, {}))
+    method = functools.partial(METHODS[name], **small(METHODS[name]))
     return Pretraining(method, TINY, seed=1).double()
 
 

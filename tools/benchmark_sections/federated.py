@@ -35,15 +35,15 @@ def aggregators(record: dict[str, Any]) -> str:
             "" if row["promised"] is None else f"{row['promised']:.2f}" + ("" if row["kept"] else ", missed"),
             f"{row['gb_s']:.1f}" if "gb_s" in row else "",
             f"{row['of_copy_bandwidth']:.0%}" if "gb_s" in row else "",
-            f"{row['peak_extra_of_input']:.2f} of the input",
+            f"{row['peak_extra_of_input']:.2f}",
         ]
         for row in record["results"]
     ]
     return (
         "## Server rules\n\n"
         "`benchmarks/aggregators.py`: 20 clients, float32. GB/s are the bytes that a rule cannot help reading and "
-        "writing over its CPU seconds, beside the speed of copying memory. Results that are matrices count as extra "
-        "memory. "
+        "writing over its CPU seconds, beside the speed of copying memory. Extra memory is in shares of the input's; "
+        "results that are matrices count. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 

@@ -245,16 +245,22 @@ def _text_of(config: Path) -> str:
         raise UsageError(f"--config must be a YAML file in UTF-8, got {config} ({error.reason})") from error
 
 
-def with_config_paths(package: str, words: Sequence[str]) -> list[str]:
-    """Replace every ``--config`` by the paths that :func:`config_chain` finds."""
-    result: list[str] = []
+def named_configs(package: str, words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The configs that ``--config`` names, each behind those that it builds upon, and all other words."""
+    configs: list[Path] = []
+    others: list[str] = []
     rest = iter(words)
     for word in rest:
         flag, equals, inline = word.partition("=")
         value = None if flag not in CONFIG_FLAGS else inline if equals else next(rest, None)
         if value is None:  # another word, or the flag at the very end, which the parser refuses
-            result.append(word)
-            continue
-        for path in config_chain(package, value):
-            result += [flag, str(path)]
-    return result
+            others.append(word)
+        else:
+            configs += config_chain(package, value)
+    return configs, others
+
+
+def with_config_paths(package: str, words: Sequence[str]) -> list[str]:
+    """A verb and its options with the paths of all configs in front: the parser lets the later one win, so flags do."""
+    configs, (verb, *options) = named_configs(package, words)
+    return [verb, *(part for path in configs for part in ("--config", str(path))), *options]

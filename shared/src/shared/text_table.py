@@ -1,4 +1,4 @@
-"""Tables and sizes as a terminal shows them."""
+"""Tables, numbers and sizes as a terminal shows them."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,16 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in (header, *rows)
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "seed"), counted(3, "seed")
+        ('1 seed', '3 seeds')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def size(count: int | float) -> str:

@@ -85,6 +85,7 @@ def test_by_column_gives_one_client_per_value() -> None:
     center = np.array(["b", "a", "b", "c", "a", "c", "c"])
     shares = ByColumn("center")(np.zeros(7, dtype=int), 3, rng(), {"center": center})
     assert [share.tolist() for share in shares] == [[1, 4], [0, 2], [3, 5, 6]]
+    assert ByColumn("center").client_names(3, {"center": center}) == ["0 (a)", "1 (b)", "2 (c)"]
 
 
 def test_by_column_merges_virtual_clients_as_the_reference_does() -> None:
@@ -92,6 +93,7 @@ def test_by_column_merges_virtual_clients_as_the_reference_does() -> None:
     shares = ByColumn("id", merge=True)(np.zeros(300, dtype=int), 5, rng(), {"id": virtual})
     for client, share in enumerate(shares):
         assert set(virtual[share] // (100 // 5)) == {client}
+    assert ByColumn("id", merge=True).client_names(5, {"id": virtual}) == list("01234")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedsam import __version__
-from shared.commands import config_chain, config_path, nearest
+from shared.commands import config_chain, config_path, named_configs, nearest
 from shared.errors import UsageError
 from shared.sweep import Cell, fingerprint
 
@@ -51,7 +51,7 @@ def cell(variant: str, regime: str, seed: int, rounds: int, config: str, out: Pa
         *("--data.seed", str(seed), "--trainer.max_epochs", str(rounds)),
         *extra,
     ]
-    configs = [config_path("fedsam", "fit"), *config_chain("fedsam", config)]
+    configs = [config_path("fedsam", "fit"), *config_chain("fedsam", config), *named_configs("fedsam", extra)[0]]
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", f"{variant}-{regime}-{seed}"]
     quiet = ["--trainer.enable_progress_bar", "false"]
     # Only the scores after the last round are asked for; whole volumes take long to score.

@@ -22,6 +22,7 @@ from shared.plots import Curve, curves, save
 from shared.report import Report
 from shared.run_report import RunPage, left_out, reproduce, split_of
 from shared.runs import folder_of_checkpoint, read_metrics
+from shared.text_table import text_table
 
 PICTURED = 4
 PROSE = {
@@ -51,20 +52,29 @@ class RunReport(RunPage):
         if not trainer.is_global_zero or not all(metrics.update_called for metrics in tables.values()):
             return
         rows = [{"model": model, **row} for model, metrics in tables.items() for row in metrics.volumes()]
-        for row in rows:
-            model = f"model of {row['model']}, " if row["model"] else ""
-            print(f"{model}{row['site']} {row['case']}: {row['class']} dice {row['dice']:.3f}")
-        sites = data.sites
-        for site in sites:
-            if f"test/dice/site_{site}" in trainer.callback_metrics:
-                print(f"{site}: dice {float(trainer.callback_metrics[f'test/dice/site_{site}']):.3f}")
-        told = data.describe()
-        dice = float(trainer.callback_metrics["test/dice"])
-        print(f"test/dice {dice:.3f} on {told['volumes']['test']} test volumes, {told['provenance']} data")
+        told, masks = data.describe(), list(pl_module.local.metrics.masks)
+        scores = scores_of(trainer.callback_metrics, "test")
+        volumes = {client["site"]: client["volumes"]["test"] for client in told["clients"].values()}
+        print(_as_text(*site_table(scores, volumes, masks)))
+        if own:
+            print(_as_text(*model_table(scores, list(volumes), [site for site, count in volumes.items() if count])))
+        print(told_empty(scores, masks))
+        print(f"test/dice {scores['dice']:.3f} on {told['volumes']['test']} test volumes, {told['provenance']} data")
         folder = folder_of_checkpoint(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else None
         if folder is not None:
             write_volumes(folder / "volumes.csv", rows)
             print(f"scores of each volume: {folder / 'volumes.csv'}")
+
+
+def scores_of(metrics: Mapping[str, Any], split: str) -> dict[str, float]:
+    """The scores of one split under their names without it."""
+    return {name.removeprefix(f"{split}/"): float(v) for name, v in metrics.items() if name.startswith(f"{split}/")}
+
+
+def _as_text(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """A table of scores for a terminal."""
+    cells = [["" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in line] for line in lines]
+    return f"{text_table(head, cells)}\n"
 
 
 def write_volumes(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -162,7 +172,7 @@ def _tables_of_scores(
     report: Report, last: Mapping[str, float], split: str, data: Mapping[str, Any], masks: Sequence[str]
 ) -> None:
     """Scores of the last round by site, and of sites' own models where they have any."""
-    scores = {name.removeprefix(f"{split}/"): value for name, value in last.items() if name.startswith(f"{split}/")}
+    scores = scores_of(last, split)
     clients = list(data["clients"].values())
     volumes = {client["site"]: client["volumes"][data["validated_on"]] for client in clients}
     head, lines = site_table(scores, volumes, masks)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 from fedsam.data import VolumeDataModule
 from fedsam.module import FederatedSegmenter
@@ -26,6 +27,11 @@ class FedsamCli(FederatedCli):
             ("data.class_names", "model.class_names"),
             ("seed_everything", "model.seed"),
         ]
+
+    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
+        super().add_verb_arguments(verb, parser)
+        if verb == "test":
+            parser.set_defaults({"verbose": False})  # the scores are printed as a table of their own
 
 
 class ScanRecord(Callback):

@@ -16,12 +16,6 @@ from shared.errors import UsageError
 if TYPE_CHECKING:
     from shared.federated.aggregation import VectorAggregator
 
-RULES = [
-    *("FedSECA", "FedAvg", "CoordinateMedian", "TrimmedMean", "MeaMed", "Krum", "Bulyan", "MoNNA", "RFA", "HuberMean"),
-    *("CenteredClipping", "RandomBucketClipping", "SequentialBucketClipping", "DOS", "FLDetector", "FedNGA", "TIES"),
-    *("SignSGD", "SignGuard", "DnC", "FLTrust", "NNM+TrimmedMean"),
-]
-"""Every rule with its defaults, and one behind a step that mixes neighbours."""
 STEPS = ("StaticClipping", "NNM", "Bucketing")
 # A sample lasts at least so long: a call of less is repeated.
 SAMPLE_S = 0.02
@@ -65,7 +59,7 @@ def run(words: list[str]) -> None:
     """``fedseca bench [options]``."""
 
     def bench(
-        rules: list[str] = RULES,
+        rules: list[str] | None = None,
         clients: list[int] = [5, 20],  # noqa: B006  read only; jsonargparse shows it as the default
         sizes: list[int] = [100_000, 1_000_000],  # noqa: B006
         repeats: int = 7,
@@ -81,7 +75,7 @@ def run(words: list[str]) -> None:
 
         Args:
             rules: CLASS, or CLASS:OPTION=VALUE,OPTION=VALUE; steps before a rule are put in front with a plus sign, as
-                in NNM:b=2+TrimmedMean:b=2.
+                in NNM:b=2+TrimmedMean:b=2. By default every rule, and NNM+TrimmedMean.
             clients: Numbers of clients K.
             sizes: Numbers of coordinates d; ResNet-18 has 11191242.
             repeats: Measurements of each rule and size.
@@ -89,7 +83,7 @@ def run(words: list[str]) -> None:
             device: Where the uploads lie.
             out: Folder of the results.
         """
-        measured = measure_all(rules, clients, sizes, repeats, threads, device)
+        measured = measure_all(every_rule() if rules is None else rules, clients, sizes, repeats, threads, device)
         folder = Path(out)
         print(table(measured))
         print(f"\n{write_csv(measured, folder / 'bench.csv')}")
@@ -150,6 +144,18 @@ def measure_all(
     return measured
 
 
+def _names() -> list[str]:
+    """Every rule that stands for itself."""
+    from fedseca import aggregators
+
+    return [name for name in aggregators.__all__ if name != "PreAggregated"]
+
+
+def every_rule() -> list[str]:
+    """Every rule with its defaults, and one behind a step that mixes neighbours."""
+    return [*_names(), "NNM+TrimmedMean"]
+
+
 def build(text: str) -> "VectorAggregator":
     """The rule that ``STEP+CLASS:OPTION=VALUE,OPTION=VALUE`` names.
 
@@ -159,9 +165,8 @@ def build(text: str) -> "VectorAggregator":
     from fedseca import aggregators, pre_aggregation
 
     *before, last = text.split("+")
-    known = [name for name in aggregators.__all__ if name != "PreAggregated"]
     steps = [_instance(step, STEPS, pre_aggregation, text) for step in before]
-    rule = _instance(last, known, aggregators, text)
+    rule = _instance(last, _names(), aggregators, text)
     return aggregators.PreAggregated(steps, rule) if steps else rule
 
 

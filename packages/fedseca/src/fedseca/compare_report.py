@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from shared.plots import Curve, save, small_multiples
 from shared.report import Report
 from shared.sweep import Row
+from shared.text_table import counted
 from shared.versions import versions
 
 NAMES = {"NoAttack": "no attack"}
@@ -48,7 +49,9 @@ def write_report(rows: Sequence[Row], rules: Sequence[str], attacks: Sequence[st
     figure = small_multiples(panels, y_label="macro-F1", columns=2 if len(attacks) in (2, 4) else 3)
     picture = save(figure, out / "curves.png")
 
-    report = Report("Rules against attacks", f"{data} · {len(rules)} rules, {len(attacks)} attacks, {len(seeds)} seeds")
+    numbers = {"rule": len(rules), "attack": len(attacks), "seed": len(seeds)}
+    sizes = ", ".join(counted(number, thing) for thing, number in numbers.items())
+    report = Report("Rules against attacks", f"{data} · {sizes}")
     report.section("Result", PROSE).figure(picture, "Score of the global model after each round, one panel per attack.")
     report.table(columns, lines, caption=told, provenance=provenance)  # type: ignore[arg-type]
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

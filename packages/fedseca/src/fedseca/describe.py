@@ -132,11 +132,11 @@ def _data(data: "FederatedImages", model: "FederatedClassifier", absent: str | N
     images = ", ".join(f"{count:,} {part}" for part, count in told["images"].items())
     generator = torch.Generator()
     rows = []
-    for client in data.client_ids:
+    for client, name in enumerate(data.client_names):
         counts = told["clients"][str(client)]
         steps = len(data.client_loader(client, generator)) * model.client.epochs
         hostile = "hostile" if client in model.byzantine else ""
-        rows.append([str(client), f"{sum(counts):,}", str(sum(map(bool, counts))), f"{steps:,}", hostile])
+        rows.append([name, f"{sum(counts):,}", str(sum(map(bool, counts))), f"{steps:,}", hostile])
     height, width = data.image_size
     return (
         f"data: {data.data_name} ({data.provenance}), {images} images of {height} x {width}\n"

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from shared.commands import config_path, find_config
+from shared.commands import config_chain, config_path, find_config, named_configs
 from shared.errors import RunError, UsageError
 from shared.sweep import Cell, fingerprint
 
@@ -84,10 +84,11 @@ def cell(
         options += entry_options("partitions", partition)
         name += f"-{partition}"
         key = {"partition": partition, **key}
-    configs = [config_path("fedseca", "fit"), find_config("fedseca", config)]
+    given, _ = named_configs("fedseca", extra)
+    configs = [config_path("fedseca", "fit"), *config_chain("fedseca", config), *given]
     where = [
         "--config",
-        str(configs[1]),
+        str(find_config("fedseca", config)),
         "--run.root",
         str(out / "cells"),
         "--run.name",

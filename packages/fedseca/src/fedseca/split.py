@@ -71,7 +71,8 @@ def shown(data: "FederatedImages") -> str:
 
     counts = class_counts(data)
     rows = [
-        [str(client), f"{row.sum():,}", *(f"{n:,}" if n else "·" for n in row)] for client, row in enumerate(counts)
+        [client, f"{row.sum():,}", *(f"{n:,}" if n else "·" for n in row)]
+        for client, row in zip(data.client_names, counts, strict=True)
     ]
     rows.append(["all", f"{counts.sum():,}", *(f"{n:,}" for n in counts.sum(axis=0))])
     numbers = summary(data)
@@ -126,7 +127,7 @@ def keep(data: "FederatedImages", out: Path) -> list[Path]:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
-    clients = [f"client {client}" for client in data.client_ids]
+    clients = [f"client {client}" for client in data.client_names]
     picture = bars(
         class_counts(data),
         clients,

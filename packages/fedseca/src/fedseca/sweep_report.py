@@ -11,6 +11,7 @@ from shared.atomic import write_text
 from shared.plots import heatmap, save
 from shared.report import Report
 from shared.sweep import Row
+from shared.text_table import counted
 from shared.versions import versions
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]
@@ -68,7 +69,9 @@ def write_report(
     data, provenance = rows[0]["data"], rows[0]["provenance"]
     seeds = sorted({int(row["seed"]) for row in rows})
     names = [NAMES.get(attack, attack) for attack in attacks]
-    report = Report("Rules against attacks", f"{data} · {len(rules)} rules, {len(attacks)} attacks, {len(seeds)} seeds")
+    numbers = {"rule": len(rules), "attack": len(attacks), "seed": len(seeds)}
+    sizes = ", ".join(counted(number, thing) for thing, number in numbers.items())
+    report = Report("Rules against attacks", f"{data} · {sizes}")
     report.prose(PROSE)
     texts = []
     for partition in partitions:

@@ -29,17 +29,19 @@ class FedsecaCli(FederatedCli):
         ]
 
     def predict(self, **arguments: Any) -> None:
-        """Write ``predictions.csv``: label, predicted class and all probabilities, in order of the test set."""
+        """Write ``predictions.csv``: a row per test image with its file, if it has one, label, class, probabilities."""
         arguments["return_predictions"] = True
         probabilities = torch.cat(cast(list[Tensor], self.trainer.predict(**arguments))).tolist()
-        names, labels = self.datamodule.class_names, self.datamodule.test_labels
+        names, images = self.datamodule.class_names, self.datamodule.test_images
+        # What a row is called: its place, and its file where pictures are files.
+        named = {"item": range(len(images)), **({"file": images.files} if images.files else {})}
         file = (self.folder or Path()) / "predictions.csv"
         with file.open("w", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["item", "label", "predicted", *names])
-            for item, (label, row) in enumerate(zip(labels, probabilities, strict=True)):
+            writer.writerow([*named, "label", "predicted", *names])
+            for *who, label, row in zip(*named.values(), images.labels, probabilities, strict=True):
                 predicted = names[row.index(max(row))]
-                writer.writerow([item, names[label], predicted, *(f"{value:.6f}" for value in row)])
+                writer.writerow([*who, names[label], predicted, *(f"{value:.6f}" for value in row)])
         print(f"predictions: {file}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from finelip import __version__
-from shared.commands import config_chain, config_path
+from shared.commands import config_chain, config_path, named_configs
 from shared.sweep import Cell, fingerprint
 
 WORK = "finelip.grid:train"
@@ -64,17 +64,20 @@ def variants(axes: Sequence[str]) -> list[tuple[str, str]]:
 def cell(axis: str, value: str, seed: int, epochs: int | None, config: str, out: Path, extra: Sequence[str]) -> Cell:
     """One run: a variant trained from one seed."""
     own = AXES[axis][value] if axis else ()
+    given, flags = named_configs("finelip", extra)
     options = [
         *(("--trainer.max_epochs", str(epochs)) if epochs is not None else ()),
         *("--seed_everything", str(seed)),
         *own,
-        *extra,
+        *flags,
     ]
     added = [word.removeprefix("--config=") for word in own if word.startswith("--config=")]
-    configs = [path for name in (config, *added) for path in config_chain("finelip", name)]
-    configs.insert(0, config_path("finelip", "fit"))
+    added_configs = [path for name in added for path in config_chain("finelip", name)]
+    configs = [config_path("finelip", "fit"), *config_chain("finelip", config), *given, *added_configs]
     name = "-".join(filter(None, (axis, value, str(seed))))
-    where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", name]
+    # The configs of all runs in front of the variant's, which wins.
+    where = ["--config", config, *(f"--config={path}" for path in given)]
+    where += ["--run.root", str(out / "cells"), "--run.name", name]
     # Only the test after the last epoch is asked for, and nobody goes on from it.
     quiet = [
         "--trainer.enable_progress_bar",

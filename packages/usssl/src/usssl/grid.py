@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
 
-from shared.commands import config_chain, config_path
+from shared.commands import config_chain, config_path, named_configs
 from shared.errors import UsageError
 from shared.sweep import Cell, fingerprint
 from usssl import __version__
@@ -81,7 +81,8 @@ def cell(
         # A linear probe on cached features: nothing may change the images, and an epoch costs next to nothing.
         *(("--data.augment", "null", "--trainer.max_epochs", str(linear_epochs)) if mode == "linear" else ()),
     ]
-    configs = [config_path("usssl", "finetune"), *config_chain("usssl", config)]
+    given, _ = named_configs("usssl", extra)
+    configs = [config_path("usssl", "finetune"), *config_chain("usssl", config), *given]
     weights = init if init in WORDS else sha256(init)
     where = ["--config", config, "--run.root", str(out / "cells"), "--run.name", f"{name}-{mode}-{fraction:g}-{seed}"]
     # The best epoch is kept until it is tested; nobody goes on from the last one.

@@ -9,6 +9,7 @@ from shared.atomic import write_text
 from shared.plots import Curve, save, small_multiples
 from shared.report import Provenance, Report
 from shared.sweep import Row
+from shared.text_table import counted
 from shared.versions import versions
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
     seeds, modes = distinct(rows, "seed"), distinct(rows, "mode")
     first = rows[0]
     provenance = cast(Provenance, first["provenance"])
-    told = f"macro-F1 on {first['test_images']} test images, {first['data']} ({provenance} data), {len(seeds)} seeds"
+    told = (
+        f"macro-F1 on {first['test_images']} test images, {first['data']} ({provenance} data), "
+        f"{counted(len(seeds), 'seed')}"
+    )
     tables = {mode: table(rows, mode) for mode in modes}
     parts = [f"{told}, {mode}\n\n{markdown(*tables[mode])}" for mode in modes]
     text = "\n\n".join(parts)

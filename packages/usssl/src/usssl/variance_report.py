@@ -9,6 +9,7 @@ from shared.atomic import write_text
 from shared.plots import Curve, curves, save
 from shared.report import Provenance, Report
 from shared.sweep import Row
+from shared.text_table import counted
 from shared.versions import versions
 from usssl.sweep_report import distinct, markdown, mean_and_sd
 
@@ -45,13 +46,13 @@ def picture(rows: Sequence[Row], axis: str) -> "Figure":
     """Macro-F1 against the number of frames or of videos, a band of one deviation."""
     levels = of_axis(rows, axis)
     scores = [[float(row["macro_f1"]) for row in own] for _, own in levels]
-    counted = "frames" if axis == "size" else "videos"
+    items = "frames" if axis == "size" else "videos"
     curve = Curve(
         [mean(values) for values in scores],
-        x=[mean(float(row[counted]) for row in own) for _, own in levels],
+        x=[mean(float(row[items]) for row in own) for _, own in levels],
         sd=[stdev(values) if len(values) > 1 else 0.0 for values in scores],
     )
-    figure = curves({"macro-F1": curve}, x_label=f"{counted}: {TITLES[axis]}")
+    figure = curves({"macro-F1": curve}, x_label=f"{items}: {TITLES[axis]}")
     axes = figure.axes[0]
     axes.set_xscale("log")
     axes.set_xticks(curve.abscissae.tolist(), [f"{place:g}" for place in curve.abscissae])
@@ -67,7 +68,7 @@ def write_report(rows: Sequence[Row], folder: Path, command: str) -> str:
     told = (
         f"{first['method']} on {first['pretraining_data']}, equally many steps; macro-F1 on {first['test_images']} "
         f"test images, {first['data']} ({provenance} data), {first['mode']}, {first['images']} labels, "
-        f"{len(seeds)} seeds"
+        f"{counted(len(seeds), 'seed')}"
     )
     network = f"Feature variance and cosine distance in a fixed network ({first['network']} weights)."
     tables = {axis: table(rows, axis) for axis in axes}

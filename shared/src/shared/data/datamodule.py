@@ -193,14 +193,19 @@ class ClassificationDataModule(LightningDataModule):
         return list(range(self.num_clients))
 
     @property
+    def client_names(self) -> list[str]:
+        """What the clients are called in tables."""
+        return self.partition.client_names(self.num_clients, self._loaded.train.columns)
+
+    @property
     def val_is_test(self) -> bool:
         """Whether :meth:`val_dataloader` gives the test set, so that its metrics must be called ``test/...``."""
         return self._loaded.validation is None
 
     @property
-    def test_labels(self) -> list[int]:
-        """True class of every test image, in the order of :meth:`test_dataloader`."""
-        return self._loaded.test.labels.tolist()
+    def test_images(self) -> LabelledImages:
+        """The test images as stored, in the order of :meth:`test_dataloader`."""
+        return self._loaded.test
 
     @property
     def train_images(self) -> LabelledImages:

@@ -143,6 +143,10 @@ class Partition(ABC):
             f"but the smallest of {clients} clients never owned more than {smallest} items"
         )
 
+    def client_names(self, clients: int, columns: Mapping[str, np.ndarray]) -> list[str]:
+        """What the clients are called in tables; numbers, where nothing more is known of them."""
+        return [str(client) for client in range(clients)]
+
     @abstractmethod
     def draw(
         self, labels: np.ndarray, clients: int, rng: np.random.Generator, columns: Mapping[str, np.ndarray]
@@ -230,3 +234,10 @@ class ByColumn(Partition):
                 f"{' (fewer with data.partition.merge)' if distinct > clients else ''}, got {clients}"
             )
         return by_value(values, clients)
+
+    def client_names(self, clients: int, columns: Mapping[str, np.ndarray]) -> list[str]:
+        """With the value that each client stands for."""
+        values = np.unique(column_of(columns, self.column))
+        if len(values) > clients:
+            return super().client_names(clients, columns)
+        return [f"{client} ({value})" for client, value in enumerate(values)]

@@ -14,7 +14,7 @@ class RoundBar(ProgressBar):
     Where the output is no terminal (a log file), each round prints one line instead.
 
     Args:
-        metric: End of the name of the metric to show, after ``val/`` or ``test/``.
+        metric: Name of the metric to show, without ``val/`` or ``test/`` before it.
         unit: What an epoch of the trainer is.
     """
 
@@ -55,7 +55,8 @@ class RoundBar(ProgressBar):
             self._bar.update(0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith(self.metric)}
+        ending = f"/{self.metric}"
+        shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith(ending)}
         loss = trainer.callback_metrics.get("train/loss")
         parts = [f"loss {float(loss):.3f}"] if loss is not None else []
         parts += [f"{name} {value:.3f}" for name, value in shown.items()]
