@@ -192,10 +192,48 @@ def test_a_budget_is_made_into_epochs(capsys: pytest.CaptureFixture[str]) -> Non
 def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model.init last needs a run" in refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "last")
     told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "none.ckpt")
-    assert told == "model.init must be an existing file, got none.ckpt"
+    assert told == "--model.init must be an existing file, random, imagenet or last, got none.ckpt"
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
-    assert "inits must be NAME=FILE, FILE, random or imagenet" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sweep", "--inits", "[a.ckpt]"], "--inits must be NAME=FILE, FILE, random or imagenet"),
+        (["sweep", "--inits", "random", "--modes", "ful"], "--modes must hold some of full, linear, got ful"),
+        (["sweep", "--inits", "random", "--fractions", "200"], "--fractions must lie in (0, 100] percent, got 200"),
+        (["sweep", "--inits", "random", "--seeds", "[-1]"], "--seeds must lie in 0 .. 4294967295, got -1"),
+        (["sweep", "--inits", "random", "--linear_epochs", "0"], "--linear_epochs must be at least 1, got 0"),
+        (
+            ["sweep", "--inits", "random", "--out", "file/x"],
+            "--out must be in a folder that can be written, got file/x",
+        ),
+        (
+            ["study", "retrieval", "--out", "file"],
+            "--out must be in a folder that can be written, got file (File exists)",
+        ),
+        (["predict", "--pictures", "p", "--out", "."], "--out must be a file to write, got the folder ."),
+        (
+            ["embed", "--pictures", "p", "--out", "a.npz", "--weights", "no.pt"],
+            "--weights must be an existing file or last",
+        ),
+        (["embed", "--pictures", "p", "--out", "a.npz", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (
+            ["embed", "--pictures", "p", "--out", "a.npz", "--image_size", "-3"],
+            "--image_size must be at least 16, got -3",
+        ),
+        (["export", "--out", "file/a.safetensors"], "--out must be in a folder that can be written"),
+        (
+            ["knn", "--model.init", "no.pt"],
+            "--model.init must be an existing file, random, imagenet or last, got no.pt",
+        ),
+        (["prepare", "camus"], "--preset must name what to prepare, got none"),
+    ],
+)
+def test_wrong_options_in_one_sentence(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert told in refusal(capsys, *words)
 
 
 def planes_tables(folder: Path, test: str = "p3_0.png,b", validation: str = "p2_0.png,a") -> list[str]:

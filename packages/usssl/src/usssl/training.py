@@ -19,6 +19,7 @@ from usssl.cached_features import CachedFeatures
 from usssl.echo_clip import EchoClip
 from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
 from usssl.finetuning import Finetuning
+from usssl.grid import WORDS
 from usssl.labelled import PlaneDataModule
 from usssl.plane_csv import CommonClasses, PlaneCsv
 from usssl.presets import african_planes, array_packs, camus_views, fetal_planes_db, videos
@@ -186,9 +187,13 @@ def choose_init(config: Namespace) -> None:
     """Put a word or a path in the place of ``model.init: null`` and ``last``, and say so.
 
     Raises:
-        UsageError: ``last``, and there is no pretraining.
+        UsageError: ``last``, and there is no pretraining; or a file that is not there.
     """
     if config.model.init not in (None, "last"):
+        if config.model.init not in WORDS and not Path(config.model.init).expanduser().is_file():
+            raise UsageError(
+                f"--model.init must be an existing file, random, imagenet or last, got {config.model.init}"
+            )
         return
     root = Path(config.run.root)
     run = newest_run(root, "pretrain")
