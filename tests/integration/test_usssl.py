@@ -228,6 +228,12 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
             ["knn", "--model.init", "no.pt"],
             "--model.init must be an existing file, random, imagenet or last, got no.pt",
         ),
+        (["finetune", *CPU, *TINY_PLANES, "--trainer.max_epochs", "0"], "trainer.max_epochs must be at least 1, got 0"),
+        (["finetune", *CPU, *TINY_PLANES, "--features", "file"], "--features must be in a folder that can be written"),
+        (
+            ["prepare", "--preset", "fetal-heart-phantom", "--out", "p", "--least_frames", "99", "--most_frames", "9"],
+            "--least_frames must lie in 1 .. --most_frames (9), got 99",
+        ),
         (["prepare", "camus"], "--preset must name what to prepare, got none"),
     ],
 )

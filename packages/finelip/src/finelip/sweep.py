@@ -45,6 +45,11 @@ def run(words: list[str]) -> None:
         for option, values in (("axes", axes), ("seeds", seeds)):
             if not values:
                 raise UsageError(f"--{option} must hold at least one, got []")
+        for seed in seeds:
+            if not 0 <= seed < 2**32:
+                raise UsageError(f"--seeds must lie in 0 .. {2**32 - 1}, got {seed}")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"--epochs must be at least 1, got {epochs}")
         for axis in axes:
             if axis not in AXES:
                 raise UsageError(f"--axes must hold some of {', '.join(AXES)}, got {axis}; {nearest(axis, list(AXES))}")

@@ -136,7 +136,7 @@ def write_pretraining(
     )
     report.table(
         ["", "training"],
-        list(told["train"].items()),
+        [(what, count or "unknown") for what, count in told["train"].items()],
         caption="Counted",
         provenance=told["provenance"],
     )
@@ -165,7 +165,8 @@ def write_pretraining(
         report.section("Features")
         report.figure(
             save(embedding_picture(features, machines), folder / "features.png"),
-            f"Features of {len(features)} training frames, coloured by machine.",
+            f"Features of {len(features)} training frames"
+            + (", coloured by machine." if len(set(machines)) > 1 else "."),
         )
     return reproduced(report, record).write(folder / "report.html")
 

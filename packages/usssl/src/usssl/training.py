@@ -13,6 +13,7 @@ from shared.data.image_folder import ImageFolder
 from shared.data.npz import Npz
 from shared.errors import UsageError
 from shared.federated.progress import RoundBar
+from shared.outputs import output_folder
 from usssl.best_checkpoint import BestCheckpoint
 from usssl.budget import affordable_epochs
 from usssl.cached_features import CachedFeatures
@@ -68,9 +69,11 @@ class UltrasoundTrainer(Trainer):
             features: Folder in which a linear probe keeps its features, for later ones on the same weights and images.
         """
         assert isinstance(model, Finetuning)
+        if self.max_epochs == 0:
+            raise UsageError("trainer.max_epochs must be at least 1, got 0")
+        kept = None if features is None else output_folder(features, "--features")
         if isinstance(datamodule, PlaneDataModule) and model.features_are_fixed and datamodule.augment is None:
             print("features: computed once, for neither backbone nor images change")
-            kept = None if features is None else Path(features)
             datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device, kept)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.state.finished and not self.fast_dev_run:  # type: ignore[attr-defined]
