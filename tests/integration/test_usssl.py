@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -
     return tmp_path
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
     """The one sentence that a wrong command prints."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(list(words))
-    assert stop.value.code == 2
+    assert stop.value.code == code
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1, told
     return told[0].removeprefix("usssl: ")
@@ -240,6 +241,22 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_options_in_one_sentence(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     assert told in refusal(capsys, *words)
+
+
+def test_interrupted_by_the_keyboard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, command = Pretraining.training_step, ["pretrain", *CPU, *FRAMES, *SMALL, *SHORT, "--trainer.max_epochs", "2"]
+
+    def interrupted(self: Pretraining, *args: Any) -> torch.Tensor:
+        if self.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", interrupted)
+        told = refusal(capsys, *command, code=130)
+    assert told == "interrupted; give the same command again, with --ckpt_path last where it trains"
+    main([*command, "--ckpt_path", "last"])
+    assert json.loads(Path("runs/usssl/pretrain/version_0/results.json").read_text())["epochs"] == 2
 
 
 def planes_tables(folder: Path, test: str = "p3_0.png,b", validation: str = "p2_0.png,a") -> list[str]:

@@ -8,6 +8,7 @@ import inspect
 import logging
 import re
 import shlex
+import signal
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -261,9 +262,20 @@ class Cli(LightningCLI):
             super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb."""
-        if not self.parse_only:
+        """Run the verb.
+
+        Raises:
+            KeyboardInterrupt: Lightning has ended after one, as if all were well, and turned further ones off.
+        """
+        if self.parse_only:
+            return
+        try:
             super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
 
     def part(self, name: Literal["model", "data"]) -> dict[str, Any]:
         """The arguments of the model or the data module, built from the options one by one, the whole not yet.
