@@ -29,7 +29,6 @@ import yaml
 from tqdm import tqdm
 
 from shared.errors import RunError, UsageError
-from shared.outputs import output_folder
 
 ATTEMPTS = 3
 """How often a cell may take its worker process down before the sweep gives up on it."""
@@ -86,11 +85,10 @@ def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | Non
         workers: Worker processes; by default one per core.
 
     Raises:
-        UsageError: The folder of the record cannot be made.
         RunError: Another process is at work on the record, cells failed (the others are recorded), or one keeps killing
             its worker.
     """
-    output_folder(record.parent)
+    record.parent.mkdir(parents=True, exist_ok=True)
     with _alone(record):
         return _run_cells(cells, work, record, workers)
 

@@ -310,9 +310,10 @@ class FineLIPModule(LightningModule):
         """
         record = checkpoint.get(RECORD)
         if not isinstance(record, Mapping) or "guard" not in record:
-            raise UsageError("ckpt_path must be a checkpoint of finelip fit, got another one")
+            where = f" ({self._trainer.ckpt_path})" if self._trainer else ""
+            raise UsageError(f"--ckpt_path must be a checkpoint of finelip fit, got another one{where}")
         if record["backbone"] != self.model.config:
-            raise UsageError("ckpt_path must be of the same backbone, got one of another")
+            raise UsageError("--ckpt_path must be of the same backbone, got one of another")
         require_same_tensors(checkpoint["state_dict"], self.state_dict(), what="--ckpt_path")
         self.guard.restore(record["guard"])
         self.pretrained, self.weights_sha256 = record["pretrained"], record["weights_sha256"]

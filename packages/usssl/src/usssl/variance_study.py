@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from shared.commands import config_chain, config_path
 from shared.errors import UsageError
+from shared.outputs import output_folder
 from shared.sweep import Cell, fingerprint, run_cells
 from usssl import __version__
 from usssl.grid import WORDS, check_seeds, sha256
@@ -84,7 +85,6 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
             out: Folder of the results.
             workers: Processes that train at the same time; by default one per core.
         """
-        folder = Path(out)
         axes, skips, shares, seeds = (list(dict.fromkeys(v)) for v in (axes, skips, shares, seeds))  # type: ignore[assignment]
         for option, values in (("axes", axes), ("skips", skips), ("shares", shares), ("seeds", seeds)):
             if not values:
@@ -108,6 +108,7 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
             raise UsageError(f"--finetune must be options as a shell reads them, got {finetune} ({error})") from error
         if network not in WORDS and not Path(network).expanduser().is_file():
             raise UsageError(f"--network must be an existing file, imagenet or random, got {network}")
+        folder = output_folder(out)
         common = {
             "of": of,
             "frames": frames,
