@@ -283,6 +283,8 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFi
     assert "every class of test must occur in training (a, b), got 'c'" in told
     told = refused("pretrain", *FRAMES, *SMALL, "--trainer.max_epochs", "2")
     assert told == "lr_schedule.warmup_epochs must be fewer than the epochs of the training (2), got 2"
+    told = refused("pretrain", *FRAMES, *SMALL, "--model.lr_schedule.warmup_epochs", "-1")
+    assert told == "lr_schedule.warmup_epochs must not be negative, got -1"
     videos = tmp_path / "videos"
     videos.mkdir()
     folder = ["--data.source", "VideoFolder", "--data.source.root", str(videos), *SMALL]

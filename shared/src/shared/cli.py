@@ -10,7 +10,8 @@ import re
 import shlex
 import signal
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
@@ -259,7 +260,8 @@ class Cli(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
         if not self.parse_only:
-            super().instantiate_classes()
+            with unwrapped():
+                super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb.
@@ -286,7 +288,8 @@ class Cli(LightningCLI):
         parser = LightningArgumentParser()
         parser.add_class_arguments(owner, name, fail_untyped=False, instantiate=False, sub_configs=True)
         chosen = Namespace({name: self.config[self.subcommand][name]})
-        return dict(vars(parser.instantiate_classes(chosen)[name]))
+        with unwrapped():
+            return dict(vars(parser.instantiate_classes(chosen)[name]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with this project's logger, record, checkpoint writer."""
@@ -324,6 +327,17 @@ class Cli(LightningCLI):
             raise
         except (TypeError, ValueError) as error:  # an unknown strategy, say: Lightning checks some options only here
             raise UsageError(f"--trainer: {first_line(error)}") from error
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a class has refused, not what the parser makes of it where the option may also be null."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise
 
 
 def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:

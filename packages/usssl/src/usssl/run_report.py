@@ -39,7 +39,8 @@ class PretrainingReport(Callback):
         page = write_pretraining(folder, record, pl_module, data)
         loss = record["metrics"].get("train/loss")
         told = f"train/loss {loss:.3f}, " if loss is not None else ""
-        print(f"{told}{record['epochs']} epochs in {duration(record['wall_seconds'])}\nreport: {page}")
+        epochs = f"{record['epochs']} epoch{'' if record['epochs'] == 1 else 's'}"
+        print(f"{told}{epochs} in {duration(record['wall_seconds'])}\nreport: {page}")
 
 
 class ClassifierReport(Callback):
