@@ -128,7 +128,7 @@ def test_transformers_reads_what_is_written(small: Small, tmp_path: Path) -> Non
         image = theirs.get_image_features(images).pooler_output
     torch.testing.assert_close(ours[0].vector, torch.nn.functional.normalize(text, dim=-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours[1].vector, torch.nn.functional.normalize(image, dim=-1), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UsageError, match="out must not exist yet"):
+    with pytest.raises(UsageError, match="--out must not exist yet for the layout hf"):
         write_clip(model, tmp_path / "hf", "huggingface")
     with pytest.raises(UsageError, match=r"out must end in \.safetensors for the layout openai"):
         write_clip(model, tmp_path / "clip.pt", "openai")

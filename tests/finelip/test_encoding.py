@@ -235,7 +235,9 @@ def test_names_twice_are_refused() -> None:
         Collection("x", "real", texts=["a", "b"], captions=["a disc", " \n"])
     with pytest.raises(UsageError, match="there must be something to encode"):
         Collection("x", "real")
-    with pytest.raises(UsageError, match="--split must be one that plain has, got 'train'"):
+    with pytest.raises(
+        UsageError, match="--split must be train, validation or test, and not empty in plain, got 'train'"
+    ):
         from_source(Plain(), "train")
 
 

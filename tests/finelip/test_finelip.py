@@ -170,7 +170,9 @@ def test_variants_whose_image_sets_depend_on_the_text(
         ({"aggr_ratio": 0.0}, r"aggr_ratio must lie in \(0, 1\], got 0.0"),
         ({"direction": "up"}, "clim direction must be one of"),
         ({"stretch_by": "kpss"}, "stretch must be one of"),
-        ({"k_text": 0}, "number of refined tokens must be at least 1, got 0"),
+        ({"k_text": 0}, "k_text must be at least 1, got 0"),
+        ({"k_image": -1}, "k_image must be at least 1, got -1"),
+        ({"alpha": 3.0}, r"alpha must lie in \[0, 1\], got 3.0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, small: Small) -> None:

@@ -109,7 +109,7 @@ def test_what_training_changed_is_told_on_the_way_back(small: Small, tmp_path: P
         (["--back", "true"], "--weights must have the 248 positions of keep 20 and ratio 4, got 77"),
         (["--ratio", "0"], "ratio must be at least 1"),
         (["--keep", "76"], "keep must lie in 0..75"),
-        (["--layout", "hf", "--out", "."], "out must not exist yet"),
+        (["--layout", "hf", "--out", "."], "--out must not exist yet"),
         (["--weights", "nowhere.pt"], "--weights must be an existing file"),
         (["--backbone", "ViT-B-61"], "backbone must be a model of open_clip"),
         (["--backbone", "ViT-B-16"], "--weights belongs to another model"),

@@ -294,7 +294,24 @@ def test_a_sweep_goes_on_with_what_is_missing(capsys: pytest.CaptureFixture[str]
         ),
         (["retrieve", "--index", "none", "--weights", "tiny"], "--index must be a folder that finelip index wrote"),
         (["index", "--shards", "[]", "--out", "i"], "--shards must name at least one folder"),
+        (["sweep", "--seeds", "[-1]"], "--seeds must lie in 0 .. 4294967295, got -1"),
+        (["sweep", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["retrieve", "--index", "i", "--text", " "], "--text must not be empty"),
+        (["retrieve", "--index", "i", "--shown", "-1"], "--shown must not be negative, got -1"),
+        (["retrieve", "--index", "i", "--out", "file"], "--out must be in a folder that can be written, got file"),
+        (["explain", "--picture", ".", "--text", "a"], "--picture must be a picture that can be read: . is a folder"),
+        (
+            ["predict", "--pictures", "p", "--texts", "t", "--out", "."],
+            "--out must be a file to write, got the folder .",
+        ),
+        (["export", "--out", "file/a.safetensors"], "--out must be in a folder that can be written, got file"),
+        (["stretch", "--weights", "w", "--out", "file/a.safetensors"], "--out must be in a folder that can be written"),
+        (
+            ["fit", "--trainer.max_epochs", "0"],
+            "trainer.max_epochs must be at least 1, for the schedule needs its end, got 0",
+        ),
     ],
 )
 def test_wrong_input_in_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
     assert sentence in refusal(capsys, *words)

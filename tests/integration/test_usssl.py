@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -
     return tmp_path
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
     """The one sentence that a wrong command prints."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main(list(words))
-    assert stop.value.code == 2
+    assert stop.value.code == code
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1, told
     return told[0].removeprefix("usssl: ")
@@ -192,10 +193,70 @@ def test_a_budget_is_made_into_epochs(capsys: pytest.CaptureFixture[str]) -> Non
 def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model.init last needs a run" in refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "last")
     told = refusal(capsys, "finetune", *CPU, *TINY_PLANES, "--model.init", "none.ckpt")
-    assert told == "model.init must be an existing file, got none.ckpt"
+    assert told == "--model.init must be an existing file, random, imagenet or last, got none.ckpt"
     assert "--weights last needs a run" in refusal(capsys, "export", "--out", "a.safetensors")
     assert "must end in .safetensors" in refusal(capsys, "export", "--out", "a.pth")
-    assert "inits must be NAME=FILE, FILE, random or imagenet" in refusal(capsys, "sweep", "--inits", "[a.ckpt]")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sweep", "--inits", "[a.ckpt]"], "--inits must be NAME=FILE, FILE, random or imagenet"),
+        (["sweep", "--inits", "random", "--modes", "ful"], "--modes must hold some of full, linear, got ful"),
+        (["sweep", "--inits", "random", "--fractions", "200"], "--fractions must lie in (0, 100] percent, got 200"),
+        (["sweep", "--inits", "random", "--seeds", "[-1]"], "--seeds must lie in 0 .. 4294967295, got -1"),
+        (["sweep", "--inits", "random", "--linear_epochs", "0"], "--linear_epochs must be at least 1, got 0"),
+        (
+            ["sweep", "--inits", "random", "--out", "file/x"],
+            "--out must be in a folder that can be written, got file/x",
+        ),
+        (
+            ["study", "retrieval", "--out", "file"],
+            "--out must be in a folder that can be written, got file (File exists)",
+        ),
+        (["predict", "--pictures", "p", "--out", "."], "--out must be a file to write, got the folder ."),
+        (
+            ["embed", "--pictures", "p", "--out", "a.npz", "--weights", "no.pt"],
+            "--weights must be an existing file or last",
+        ),
+        (["embed", "--pictures", "p", "--out", "a.npz", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (
+            ["embed", "--pictures", "p", "--out", "a.npz", "--image_size", "-3"],
+            "--image_size must be at least 16, got -3",
+        ),
+        (["export", "--out", "file/a.safetensors"], "--out must be in a folder that can be written"),
+        (
+            ["knn", "--model.init", "no.pt"],
+            "--model.init must be an existing file, random, imagenet or last, got no.pt",
+        ),
+        (["finetune", *CPU, *TINY_PLANES, "--trainer.max_epochs", "0"], "trainer.max_epochs must be at least 1, got 0"),
+        (["finetune", *CPU, *TINY_PLANES, "--features", "file"], "--features must be in a folder that can be written"),
+        (
+            ["prepare", "--preset", "fetal-heart-phantom", "--out", "p", "--least_frames", "99", "--most_frames", "9"],
+            "--least_frames must lie in 1 .. --most_frames (9), got 99",
+        ),
+        (["prepare", "camus"], "--preset must name what to prepare, got none"),
+    ],
+)
+def test_wrong_options_in_one_sentence(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert told in refusal(capsys, *words)
+
+
+def test_interrupted_by_the_keyboard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, command = Pretraining.training_step, ["pretrain", *CPU, *FRAMES, *SMALL, *SHORT, "--trainer.max_epochs", "2"]
+
+    def interrupted(self: Pretraining, *args: Any) -> torch.Tensor:
+        if self.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", interrupted)
+        told = refusal(capsys, *command, code=130)
+    assert told == "interrupted; give the same command again, with --ckpt_path last where it trains"
+    main([*command, "--ckpt_path", "last"])
+    assert json.loads(Path("runs/usssl/pretrain/version_0/results.json").read_text())["epochs"] == 2
 
 
 def planes_tables(folder: Path, test: str = "p3_0.png,b", validation: str = "p2_0.png,a") -> list[str]:
@@ -222,6 +283,8 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFi
     assert "every class of test must occur in training (a, b), got 'c'" in told
     told = refused("pretrain", *FRAMES, *SMALL, "--trainer.max_epochs", "2")
     assert told == "lr_schedule.warmup_epochs must be fewer than the epochs of the training (2), got 2"
+    told = refused("pretrain", *FRAMES, *SMALL, "--model.lr_schedule.warmup_epochs", "-1")
+    assert told == "lr_schedule.warmup_epochs must not be negative, got -1"
     videos = tmp_path / "videos"
     videos.mkdir()
     folder = ["--data.source", "VideoFolder", "--data.source.root", str(videos), *SMALL]

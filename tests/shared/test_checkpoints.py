@@ -10,6 +10,7 @@ from shared.checkpoints import (
     AtomicCheckpointIO,
     compare_tensors,
     is_whole_checkpoint,
+    load_content,
     load_tensors,
     newest_whole_checkpoint,
     require_same_tensors,
@@ -75,6 +76,17 @@ def test_checkpoints_are_whole_or_refused(tmp_path: Path) -> None:
     torch.save({"object": Surprise()}, path)
     with pytest.raises(UsageError, match="more than tensors"):
         io.load_checkpoint(path)
+
+
+def test_other_files_are_told_to_be_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    for content, told in (
+        (b"hello\n", "is damaged or no weight file: .*a.pt$"),
+        (b"xx" * 50, "is no weight file, or holds"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=f"--weights {told}"):
+            load_content(path, "--weights")
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_the_page_is_well_formed_and_whole(tmp_path: Path, png: Path, svg: Path)
     assert page.count("script") == page.count("link") == page.count("iframe") == 0
 
 
+def test_options_are_kept_in_one_piece(tmp_path: Path) -> None:
+    page = (
+        Report("a")
+        .code("usssl fit -- --data.source A-B -x")
+        .write(tmp_path / "report.html")
+        .read_text(encoding="utf-8")
+    )
+    assert "<code>usssl fit -- <span>--data.source</span> A-B <span>-x</span></code>" in page
+
+
 def test_no_request_leaves_the_machine(png: Path, svg: Path) -> None:
     text = full(png, svg).render()
     page = Page(text)

@@ -83,7 +83,8 @@ def test_filters_keep_or_drop_rows(tables: Path) -> None:
         ),
         ({"label": "plane"}, "label must name a column of trainV3.csv, got 'plane' of image_path, class, machine_type"),
         ({"patient": "who"}, "patient must name a column"),
-        ({"suffix": ".jpg"}, "every picture must exist"),
+        ({"suffix": ".jpg"}, "every picture must be an existing file"),
+        ({"splits": {"1": "trian"}}, "splits must stand for some of train, .*, got 'trian'"),
         ({"delimiter": ";"}, "image must name a column"),
         ({"split": "fold"}, "must be left out where there are tables"),
     ],
@@ -91,6 +92,29 @@ def test_filters_keep_or_drop_rows(tables: Path) -> None:
 def test_wrong_tables_are_told_in_one_sentence(options: dict[str, Any], message: str, tables: Path) -> None:
     with pytest.raises(UsageError, match=message):
         _source(tables, **options).load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "got .*, which is empty"),
+        ("image_path,class\n", "at least one row below the header"),
+        ("image_path,class\ntrain/p0_0.png,\n", "every row must have a class, .* has an empty class in row 2"),
+        ("image_path,class\ntrain,4ch\n", "every picture must be an existing file, .*train is none"),
+        (
+            "image_path,class\ntrain/p0_0.png,4ch\ntrain/p1_0.png,4ch\n",
+            "at least two classes, table train has 4ch alone",
+        ),
+        (
+            "image_path,class\ntrain/p0_0.png,4ch\ntrain/p0_1.png,lvot\n",
+            r"data.test 0.2 of 1 patients: a split must leave items on both sides",
+        ),
+    ],
+)
+def test_wrong_text_of_tables_is_told_in_one_sentence(text: str, message: str, tables: Path) -> None:
+    (tables / "table.csv").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        PlaneDataModule(PlaneCsv(tables / "table.csv"), image_size=32, test=0.2).setup()
 
 
 def test_a_class_that_training_lacks_is_an_error(tables: Path) -> None:

@@ -91,6 +91,13 @@ def test_the_decoder_gives_back_the_size_of_the_image(name: str, side: int) -> N
         assert decoder(torch.empty(2, width, side // 32, side // 32)).shape == (2, 3, side, side)
 
 
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "vicreg", "barlowtwins"])
+def test_heads_without_units_are_refused(name: str) -> None:
+    for option in ("hidden", "width"):
+        with pytest.raises(UsageError, match=rf"model.method.{option} must be at least 1, got 0"):
+            METHODS[name](build_backbone("resnet18"), **{option: 0})
+
+
 def test_an_image_that_32_does_not_divide_is_refused() -> None:
     with pytest.raises(UsageError, match="image_size must be divisible by 32 for an autoencoder, got 40"):
         make("autoencoder").loss((torch.zeros(2, 3, 40, 40),))

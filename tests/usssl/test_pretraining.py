@@ -248,7 +248,7 @@ def test_options_and_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> 
         trainer(tmp_path, 3).fit(module(lr_schedule=WarmupCosine()), data)
     with pytest.raises(UsageError, match=r"model.epochs must be at least trainer.max_epochs \(3\), got 2"):
         trainer(tmp_path, 3).fit(module(epochs=2), data)
-    with pytest.raises(UsageError, match=r"trainer.max_epochs must be a number of epochs"):
+    with pytest.raises(UsageError, match=r"trainer.max_epochs must be at least 1"):
         trainer(tmp_path, -1).fit(module(), data)
     with pytest.raises(UsageError, match="at least one whole batch of the training frames, got 0 batches"):
         trainer(tmp_path, 3).fit(module(), FrameData("simclr", batch_size=13))

@@ -51,27 +51,27 @@ def test_clips_are_found_by_the_nearest_vector() -> None:
 
 
 def test_pixels_are_compared_by_correlation() -> None:
-    pictures = frames_at(clips(3, 3, 3, 3), 1)
-    noisy = [(0.5 * p.astype(float) + 60).astype(np.uint8) for p in frames_at(clips(3, 3, 3, 3), 1)]
-    cosines = torch.nn.functional.cosine_similarity(centred_pixels(pictures)[0], centred_pixels(noisy)[2], dim=0)
+    pictures = frames_at(clips(3, 3, 3, 3), 1, "--first")
+    noisy = [(0.5 * p.astype(float) + 60).astype(np.uint8) for p in frames_at(clips(3, 3, 3, 3), 1, "--first")]
+    first, second = (centred_pixels(some, 4, "stretch") for some in (pictures, noisy))
+    cosines = torch.nn.functional.cosine_similarity(first[0], second[2], dim=0)
     assert float(cosines) == pytest.approx(np.corrcoef(pictures[0].ravel(), noisy[2].ravel())[0, 1])
-    assert same_clip_rate(centred_pixels(pictures), centred_pixels(noisy)) == 1
-    with pytest.raises(UsageError, match=r"one size for pixel correlation, got \(4, 4\) and \(8, 8\)"):
-        centred_pixels([pictures[0], np.zeros((4, 4), np.uint8)])
+    assert same_clip_rate(first, second) == 1
+    assert centred_pixels([pictures[0], np.zeros((4, 4), np.uint8)], 6, "stretch").shape == (2, 36)
 
 
 def test_frames_are_counted_from_either_end() -> None:
     some = clips(3, 5)
-    assert np.array_equal(frames_at(some, -1)[1], some[1].read(4))
-    with pytest.raises(UsageError, match="every clip must have frame 3, c0 has 3 frames"):
-        frames_at(some, 3)
-    with pytest.raises(UsageError, match="every clip must have frame -4, c0 has 3 frames"):
-        frames_at(some, -4)
+    assert np.array_equal(frames_at(some, -1, "--last")[1], some[1].read(4))
+    with pytest.raises(UsageError, match="--last must be a frame of every clip, got 3, and c0 has 3"):
+        frames_at(some, 3, "--last")
+    with pytest.raises(UsageError, match="--last must be a frame of every clip, got -4, and c0 has 3"):
+        frames_at(some, -4, "--last")
 
 
 def test_pictures_are_embedded_in_order() -> None:
     backbone = fixed_network("random")
-    pictures = frames_at(clips(1, 1, 1), 0)
+    pictures = frames_at(clips(1, 1, 1), 0, "--first")
     whole = embedded(backbone, pictures, 32, "stretch", batch=2)
     assert whole.shape == (3, 512)
     torch.testing.assert_close(whole[2:], embedded(backbone, pictures[2:], 32, "stretch"))
@@ -163,9 +163,14 @@ def test_studies_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usssl study variance" in capsys.readouterr().out
     for words, told in (
         (["study", "variances"], "did you mean variance?"),
-        (["study", "variance", "--axes", "[width]"], "axes must hold some of size, variance, got width"),
-        (["study", "variance", "--shares", "[0]"], "shares must lie in (0, 100] percent, got 0"),
-        (["study", "retrieval", "--inits", "[a.ckpt]"], "inits must be NAME=FILE, FILE, random or imagenet"),
+        (["study", "variance", "--axes", "[width]"], "--axes must hold some of size, variance, got width"),
+        (["study", "variance", "--shares", "[0]"], "--shares must lie in (0, 100] percent, got 0"),
+        (["study", "variance", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (["study", "variance", "--epoch_frames", "0"], "--epoch_frames must be at least 1, got 0"),
+        (["study", "variance", "--seeds", "[-1]"], "--seeds must lie in 0 .. 4294967295, got -1"),
+        (["study", "variance", "--finetune", "'"], "--finetune must be options as a shell reads them, got '"),
+        (["study", "retrieval", "--seed", "-1"], "--seed must lie in 0 .. 4294967295, got -1"),
+        (["study", "retrieval", "--inits", "[a.ckpt]"], "--inits must be NAME=FILE, FILE, random or imagenet"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(words)

@@ -100,9 +100,11 @@ def load_content(path: Path, option: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise UsageError(f"{option} is damaged or no weight file: {path} ({first_line(error)})") from error
+        told = "" if isinstance(error, KeyError) else f" ({first_line(error)})"  # the unpickler's, a bare number
+        raise UsageError(f"{option} is damaged or no weight file: {path}{told}") from error
     except Exception as error:  # the unpickler has an error class of its own, which pickle alone would name
-        raise UsageError(f"{option} holds more than tensors and plain values: {path}") from error
+        damaged = "" if zipfile.is_zipfile(path) else "is no weight file, or "
+        raise UsageError(f"{option} {damaged}holds more than tensors and plain values: {path}") from error
 
 
 def load_tensors(path: Path, option: str) -> dict[str, Tensor]:

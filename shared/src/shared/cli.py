@@ -8,8 +8,10 @@ import inspect
 import logging
 import re
 import shlex
+import signal
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
@@ -258,12 +260,24 @@ class Cli(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
         if not self.parse_only:
-            super().instantiate_classes()
+            with unwrapped():
+                super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb."""
-        if not self.parse_only:
+        """Run the verb.
+
+        Raises:
+            KeyboardInterrupt: Lightning has ended after one, as if all were well, and turned further ones off.
+        """
+        if self.parse_only:
+            return
+        try:
             super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
 
     def part(self, name: Literal["model", "data"]) -> dict[str, Any]:
         """The arguments of the model or the data module, built from the options one by one, the whole not yet.
@@ -274,7 +288,8 @@ class Cli(LightningCLI):
         parser = LightningArgumentParser()
         parser.add_class_arguments(owner, name, fail_untyped=False, instantiate=False, sub_configs=True)
         chosen = Namespace({name: self.config[self.subcommand][name]})
-        return dict(vars(parser.instantiate_classes(chosen)[name]))
+        with unwrapped():
+            return dict(vars(parser.instantiate_classes(chosen)[name]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with this project's logger, record, checkpoint writer."""
@@ -312,6 +327,17 @@ class Cli(LightningCLI):
             raise
         except (TypeError, ValueError) as error:  # an unknown strategy, say: Lightning checks some options only here
             raise UsageError(f"--trainer: {first_line(error)}") from error
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a class has refused, not what the parser makes of it where the option may also be null."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise
 
 
 def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:

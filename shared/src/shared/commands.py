@@ -72,7 +72,10 @@ class Program:
             print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
-            print(f"{self.name}: interrupted; --ckpt_path last continues a training run", file=sys.stderr)
+            print(
+                f"{self.name}: interrupted; give the same command again, with --ckpt_path last where it trains",
+                file=sys.stderr,
+            )
             raise SystemExit(130) from None
 
     def _dispatch(self, words: list[str]) -> None:

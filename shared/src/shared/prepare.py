@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from shared.commands import nearest, option_value, run_function
 from shared.errors import UsageError
+from shared.outputs import output_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ def prepare(program: str, presets: Mapping[str, Preset], words: Sequence[str]) -
     name = option_value(words, "--preset")
     if name is None:
         if any(word not in ("-h", "--help") for word in words[1:]):
-            raise UsageError(f"--preset must name what to prepare; choose from {', '.join(sorted(presets))}")
+            raise UsageError(f"--preset must name what to prepare, got none; choose from {', '.join(sorted(presets))}")
         print(overview(program, presets))
         return
     if name not in presets:
@@ -95,7 +96,7 @@ def claim(out: str | Path, preset: str, **options: object) -> Path:
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out must be a new or empty folder, got {out}")
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(out)
     write_text(file, json.dumps(record, indent=2) + "\n")
     return folder
 

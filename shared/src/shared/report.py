@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ Provenance = Literal["real", "derived", "synthetic"]
 Pretrained = Literal["none", "self", "file"]
 """Where training started: random weights, weights this project made, or a file of the user."""
 
+_OPTION = re.compile(r"(?<!\S)--?\w[\w.]*")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _CAUTION = {
@@ -199,8 +201,9 @@ class Report:
         return self
 
     def code(self, text: str) -> Report:
-        """A verbatim block."""
-        self._parts.append(f"<pre><code>{_text(text)}</code></pre>")
+        """A verbatim block; no line breaks within the name of an option."""
+        whole = _OPTION.sub(r"<span>\g<0></span>", _text(text))
+        self._parts.append(f"<pre><code>{whole}</code></pre>")
         return self
 
     def link(self, text: str, path: str) -> Report:
@@ -360,6 +363,7 @@ pre {
   margin: 1rem 0; padding: .8rem 1rem; border-radius: 6px; background: var(--panel);
   white-space: pre-wrap; overflow-wrap: anywhere;
 }
+pre span { white-space: nowrap; }
 code { font: .88rem/1.5 ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .25rem 1.5rem; font-size: .92rem; }
 dt { color: var(--quiet); }

@@ -76,7 +76,7 @@ def test_a_table_for_each_split(table: Callable[..., Path], tmp_path: Path) -> N
 def test_a_broken_table_is_told_in_one_sentence(table: Callable[..., Path], tmp_path: Path) -> None:
     head = "filepath,title\n"
     for text, match in {
-        "": r"data.source.image must name a column of .*, got 'filepath' of $",
+        "": r"data.source.csv must be a table in UTF-8 with a header, got .*, which is empty",
         "file,title\n": r"data.source.image must name a column of .*, got 'filepath' of file, title",
         "filepath,text\n": r"data.source.caption must name a column of .*, got 'title' of filepath, text",
         head: r"data.source.root must hold at least one caption",

@@ -143,7 +143,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
         opened(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "the one")
     with pytest.raises(FileNotFoundError, match=r"none.jpg is missing"):
         opened(tmp_path / "none.jpg")
-    with pytest.raises(FileNotFoundError, match=r"is missing"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder"):
         opened(tmp_path)
 
 

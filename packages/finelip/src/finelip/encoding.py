@@ -32,6 +32,7 @@ from finelip.tokenizer import LongTokenizer, cut_to_longest
 from finelip.trained import fingerprint
 from shared.atomic import write_text
 from shared.errors import RunError, UsageError
+from shared.outputs import output_folder
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -91,7 +92,7 @@ def from_source(source: PairSource, split: str) -> Collection:
     """
     pairs = source.pairs(split)
     if not pairs:
-        raise UsageError(f"--split must be one that {source.name} has, got {split!r}, which is empty")
+        raise UsageError(f"--split must be train, validation or test, and not empty in {source.name}, got {split!r}")
     first: dict[int, int] = {}
     counts: dict[int, int] = {}
     for index, pair in enumerate(pairs):
@@ -313,7 +314,7 @@ def claim(folder: Path, manifest: dict[str, Any]) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out must be a new or empty folder, got {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     write_text(file, json.dumps(manifest, ensure_ascii=False) + "\n")
 
 

@@ -50,6 +50,7 @@ def run(words: list[str]) -> None:
         from finelip.trained import trained_model
         from shared.commands import nearest
         from shared.errors import UsageError
+        from shared.outputs import output_folder
         from shared.report import Report
 
         if not text.strip():
@@ -60,9 +61,8 @@ def run(words: list[str]) -> None:
             seen = opened(Path(picture).expanduser())
         except OSError as error:
             raise UsageError(f"--picture must be a picture that can be read: {error}") from error
+        folder = output_folder(out)
         model = trained_model(weights, root).model
-        folder = Path(out).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
         report = Report("Which words met which patches", Path(picture).name)
         ids, _, truncated = LongTokenizer(model.context_length)(text)
         if bool(truncated):

@@ -43,14 +43,15 @@ def run(words: list[str]) -> None:
         from finelip.onnx_towers import require_onnx, write_onnx
         from finelip.trained import trained_model
         from shared.model_card import write_card
+        from shared.outputs import output_folder
         from shared.runs import folder_of_checkpoint
 
         path = Path(out).expanduser()
+        output_folder(path.parent)
         if layout == "onnx":
             require_onnx()
         trained = trained_model(weights, root)
         model = trained.model
-        path.parent.mkdir(parents=True, exist_ok=True)
         if layout == "onnx":
             gaps = write_onnx(model, path)
             told = "both towers as ONNX graphs, which differ from the model by at most " + ", ".join(

@@ -122,6 +122,11 @@ class FineLIP(nn.Module):
             raise UsageError(f"global_tokens must be one of {', '.join(get_args(GlobalTokens))}, got {global_tokens!r}")
         if not 0 < aggr_ratio <= 1:
             raise UsageError(f"aggr_ratio must lie in (0, 1], got {aggr_ratio}")
+        if not 0 <= alpha <= 1:
+            raise UsageError(f"alpha must lie in [0, 1], got {alpha}")
+        for option, k in (("k_image", k_image), ("k_text", k_text)):
+            if k is not None and k < 1:
+                raise UsageError(f"{option} must be at least 1, got {k}")
         self.config = backbone_config(backbone) if isinstance(backbone, str) else backbone
         clip = build_clip(self.config)
         self.visual, self.transformer = clip.visual, clip.transformer

@@ -19,6 +19,7 @@ from finelip.shards import SIDES, Side, is_whole_shard, open_shard, restored, sh
 from finelip.trained import fingerprint
 from shared.atomic import write_text
 from shared.errors import RunError, UsageError
+from shared.outputs import output_folder
 
 FORMAT = 1
 INDEX = "index.json"
@@ -123,6 +124,7 @@ def build_index(folders: Sequence[Path], out: Path, faiss: bool = False) -> dict
                 raise UsageError(f"--shards must all be of one model and kind, but {folder} {what} than {folders[0]}")
     if out.exists() and not (out / INDEX).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out must be a new folder or an index to replace, got {out}")
+    output_folder(out.parent)
     told: dict[str, Any] = {"format": FORMAT} | {name: manifests[0][name] for name in SAME}
     told["sources"] = [manifest["source"] for manifest in manifests]
     temporary = out.with_name(out.name + ".tmp")

@@ -155,7 +155,9 @@ class FineLIPModule(LightningModule):
         trainer = self.trainer
         self.whole = self.epochs or trainer.max_epochs or -1
         if self.whole < 1:
-            raise UsageError("trainer.max_epochs must be a number of epochs, for the schedule needs one; got none")
+            raise UsageError(
+                f"trainer.max_epochs must be at least 1, for the schedule needs its end, got {trainer.max_epochs}"
+            )
         if trainer.max_epochs is not None and trainer.max_epochs > self.whole:
             raise UsageError(
                 f"model.epochs must be at least trainer.max_epochs ({trainer.max_epochs}), got {self.whole}"
@@ -308,9 +310,10 @@ class FineLIPModule(LightningModule):
         """
         record = checkpoint.get(RECORD)
         if not isinstance(record, Mapping) or "guard" not in record:
-            raise UsageError("ckpt_path must be a checkpoint of finelip fit, got another one")
+            where = f" ({self._trainer.ckpt_path})" if self._trainer else ""
+            raise UsageError(f"--ckpt_path must be a checkpoint of finelip fit, got another one{where}")
         if record["backbone"] != self.model.config:
-            raise UsageError("ckpt_path must be of the same backbone, got one of another")
+            raise UsageError("--ckpt_path must be of the same backbone, got one of another")
         require_same_tensors(checkpoint["state_dict"], self.state_dict(), what="--ckpt_path")
         self.guard.restore(record["guard"])
         self.pretrained, self.weights_sha256 = record["pretrained"], record["weights_sha256"]

@@ -45,8 +45,10 @@ def run(words: list[str]) -> None:
         from shared.atomic import write_text
         from shared.device import device_named
         from shared.errors import RunError
+        from shared.outputs import output_file
 
         check_numbers(top, 0, alpha)
+        path = output_file(out)
         seen = from_pictures(Path(pictures).expanduser())
         captions = from_texts(Path(texts).expanduser()).captions
         trained = trained_model(weights, root)
@@ -83,8 +85,6 @@ def run(words: list[str]) -> None:
             done += len(names)
         if not done:
             raise RunError(f"none of the {len(seen.images)} pictures in {pictures} can be read")
-        path = Path(out).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, stream.getvalue())
         print(f"{path}: {done} pictures, the best {min(top, len(captions))} of {len(captions)} texts ({trained.path})")
 

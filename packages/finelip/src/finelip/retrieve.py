@@ -65,11 +65,17 @@ def run(words: list[str]) -> None:
         from finelip.sources.pictures import opened
         from finelip.trained import trained_model
         from shared.errors import UsageError
+        from shared.outputs import output_folder
         from shared.report import Report
         from shared.text_table import text_table
 
         check_numbers(top, rerank_top, alpha)
+        if shown < 0:
+            raise UsageError(f"--shown must not be negative, got {shown}")
         asked, shown_files = several(text), several(picture)
+        if not all(query.strip() for query in asked):
+            raise UsageError("--text must not be empty, got one without a word")
+        folder = output_folder(out)
         opened_index = Index(Path(index).expanduser())
         trained = trained_model(weights, root)
         opened_index.require_model(trained.model)
@@ -121,6 +127,6 @@ def run(words: list[str]) -> None:
         report.facts(
             {"index": str(opened_index.folder), "model": str(trained.path), "fingerprint": opened_index.about["model"]}
         )
-        print(f"report: {report.write(Path(out).expanduser() / 'report.html')}")
+        print(f"report: {report.write(folder / 'report.html')}")
 
     run_function("finelip", retrieve, words)

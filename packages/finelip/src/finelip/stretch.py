@@ -47,10 +47,12 @@ def run(words: list[str]) -> None:
         from finelip.checkpoints.write import write_clip
         from shared.errors import UsageError
         from shared.model_card import write_card
+        from shared.outputs import output_folder
 
         if back and by != "kps":
             raise UsageError(f"--back needs --by kps, for {by} leaves no row of the old table behind, got {by}")
         source, path = Path(weights).expanduser(), Path(out).expanduser()
+        output_folder(path.parent)
         read = read_clip(source, "--weights")
         name, config = config_of(read, backbone)
         if back:
@@ -64,7 +66,6 @@ def run(words: list[str]) -> None:
             told = f"{name} with {model.context_length} positions, stretched from {before} by {by}"
             if before == model.context_length:
                 told = f"{name}, which has {before} positions already: only the layout is new"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_clip(model, path, "huggingface" if layout == "hf" else layout)
         made_from = f"{source.name}, SHA-256 `{read.sha256}`"
         card = write_card(path, card_of(path, layout, model, told, made_from))

@@ -1,12 +1,12 @@
 """``finelip sweep``: the paper's ablations."""
 
 import shlex
-from pathlib import Path
 
 from finelip.grid import AXES, PAPER, WORK, cell, variants
 from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import nearest, run_function
 from shared.errors import UsageError
+from shared.outputs import output_folder
 from shared.sweep import run_cells
 
 
@@ -40,14 +40,19 @@ def run(words: list[str]) -> None:
             out: Folder of the results.
             workers: Processes that train at the same time; by default one per core.
         """
-        folder = Path(out)
         axes, seeds = list(dict.fromkeys(several(axes))), list(dict.fromkeys(seeds))
         for option, values in (("axes", axes), ("seeds", seeds)):
             if not values:
                 raise UsageError(f"--{option} must hold at least one, got []")
+        for seed in seeds:
+            if not 0 <= seed < 2**32:
+                raise UsageError(f"--seeds must lie in 0 .. {2**32 - 1}, got {seed}")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"--epochs must be at least 1, got {epochs}")
         for axis in axes:
             if axis not in AXES:
                 raise UsageError(f"--axes must hold some of {', '.join(AXES)}, got {axis}; {nearest(axis, list(AXES))}")
+        folder = output_folder(out)
         # Seed by seed, so that an interrupted sweep has whole tables of the first seeds.
         cells = [
             cell(axis, value, seed, epochs, config, folder, extra) for seed in seeds for axis, value in variants(axes)

@@ -26,7 +26,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise UsageError(f"the cache must be a folder with room to write, got {path.parent} ({error})") from error
+        raise UsageError(
+            f"the cache must be a folder with room to write, got {path.parent} ({error.strerror}); "
+            "XDG_CACHE_HOME and data.source.cache_dir name another one"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

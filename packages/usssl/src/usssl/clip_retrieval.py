@@ -27,22 +27,30 @@ def same_clip_rate(queries: Tensor, gallery: Tensor) -> float:
     return float((cosines.argmax(1) == torch.arange(len(cosines))).double().mean())
 
 
-def centred_pixels(pictures: list[np.ndarray]) -> Tensor:
-    """``(N, H * W)`` pictures of one size less their mean, so that cosines are correlations.
+def centred_pixels(pictures: list[np.ndarray], size: int, resize: Resize) -> Tensor:
+    """``(N, H * W)`` pictures less their mean, so that cosines are correlations.
 
-    Raises:
-        UsageError: Their sizes differ.
+    Args:
+        pictures: ``(H, W)`` or ``(H, W, 3)`` uint8; of one size they stay as they are.
+        size: Height and width that pictures of several sizes are brought to.
+        resize: How.
     """
-    sizes = sorted({picture.shape[:2] for picture in pictures})
-    if len(sizes) > 1:
-        raise UsageError(f"frames must be of one size for pixel correlation, got {sizes[0]} and {sizes[1]}")
+    from PIL import Image
+
+    if len({picture.shape[:2] for picture in pictures}) > 1:
+        pictures = [np.asarray(resized(Image.fromarray(p).convert("L"), size, resize)) for p in pictures]
     grey = [picture if picture.ndim == 2 else picture.mean(2) for picture in pictures]
     pixels = torch.from_numpy(np.stack(grey)).double().flatten(1)
     return pixels - pixels.mean(1, keepdim=True)
 
 
-def frames_at(clips: tuple[Clip, ...], number: int) -> list[np.ndarray]:
+def frames_at(clips: tuple[Clip, ...], number: int, option: str) -> list[np.ndarray]:
     """One frame of each clip, counted from 0, or from the end where negative.
+
+    Args:
+        clips: The clips.
+        number: See above.
+        option: Name of the option that gave the number, for the error message.
 
     Raises:
         UsageError: A clip has no such frame.
@@ -51,7 +59,9 @@ def frames_at(clips: tuple[Clip, ...], number: int) -> list[np.ndarray]:
     for clip in clips:
         place = number if number >= 0 else clip.frames + number
         if not 0 <= place < clip.frames:
-            raise UsageError(f"every clip must have frame {number}, {clip.video_id} has {clip.frames} frames")
+            raise UsageError(
+                f"{option} must be a frame of every clip, got {number}, and {clip.video_id} has {clip.frames}"
+            )
         found.append(clip.read(place))
     return found
 

@@ -17,7 +17,7 @@ def run(words: list[str]) -> None:
         batch_size: int = 64,
         root: str = "runs",
     ) -> None:
-        """Write the features of every picture below a folder, and a picture of them.
+        """Write the features of every picture below a folder.
 
         Args:
             pictures: A picture or a folder of them.
@@ -28,24 +28,23 @@ def run(words: list[str]) -> None:
             batch_size: Pictures at a time.
             root: Folder of all runs.
         """
-        from pathlib import Path
-
         import numpy as np
         import torch
 
         from shared.errors import UsageError
+        from shared.outputs import output_file
         from usssl.pictures import Pictures
         from usssl.trained import backbone_of, trained_size, weights_file
 
-        path = Path(out).expanduser()
-        if path.suffix != ".npz":
-            raise UsageError(f"--out must end in .npz, got {out}")
+        path = output_file(out, ".npz")
+        for option, value, least in (("image_size", image_size, 16), ("batch_size", batch_size, 1)):
+            if value is not None and value < least:
+                raise UsageError(f"--{option} must be at least {least}, got {value}")
         source = weights_file(weights, root)
         data = Pictures(pictures, trained_size(source, image_size), resize)
         backbone = backbone_of(source)
         with torch.no_grad():
             features = torch.cat([backbone.features(batch) for batch in data.batches(batch_size)])
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"tmp-{path.name}")
         np.savez(temporary, features=features.numpy(), files=np.array(data.names))
         temporary.replace(path)

@@ -20,21 +20,17 @@ def run(words: list[str]) -> None:
             patients: Keep the pseudonyms of the patients of the pretraining, so that nobody is tested on them.
         """
         import json
-        from pathlib import Path
 
         from shared.checkpoints import save_tensors, sha256_of
-        from shared.errors import UsageError
         from shared.model_card import write_card
+        from shared.outputs import output_file
         from usssl.card import card_of
         from usssl.initialise import load_backbone, patients_seen
         from usssl.trained import weights_file
 
-        path = Path(out).expanduser()
-        if path.suffix != ".safetensors":
-            raise UsageError(f"--out must end in .safetensors, got {out}")
+        path = output_file(out, ".safetensors")
         source = weights_file(weights, root)
         name, tensors = load_backbone(source, "--weights")
-        path.parent.mkdir(parents=True, exist_ok=True)
         seen = patients_seen(source, "--weights") if patients else {}
         save_tensors(path, tensors, {"backbone": name, "patients": json.dumps(seen)})
         print(f"{path}: {name} of {source}, {len(tensors)} tensors, SHA-256 {sha256_of(path)}")

@@ -42,13 +42,24 @@ def named_inits(inits: Sequence[str]) -> dict[str, str]:
             path = Path(given).expanduser().resolve()
             name = path.parents[2].name if path.parent.name == "checkpoints" else path.stem
         else:
-            raise UsageError(f"inits must be NAME=FILE, FILE, random or imagenet, and files must exist, got {given}")
+            raise UsageError(f"--inits must be NAME=FILE, FILE, random or imagenet, and files must exist, got {given}")
         if name in found:
-            raise UsageError(f"inits must have a name each, got {name} twice")
+            raise UsageError(f"--inits must have a name each, got {name} twice")
         found[name] = given if path is None else str(path)
     if not found:
-        raise UsageError("inits must hold at least one, got []")
+        raise UsageError("--inits must hold at least one, got []")
     return found
+
+
+def check_seeds(seeds: Sequence[int], option: str = "--seeds") -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        UsageError: One is outside 0 .. 2^32 - 1.
+    """
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"{option} must lie in 0 .. {2**32 - 1}, got {seed}")
 
 
 def sha256(file: str) -> str:

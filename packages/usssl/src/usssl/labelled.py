@@ -257,6 +257,10 @@ class PlaneDataModule(LightningDataModule):
                 raise UsageError(f"data.{part} must be 0 where the source has a {part} set, got {share}")
         if test is None and self.test == 0:
             raise UsageError("data.test must be above 0 where the source has no test set, got 0")
+        if len(train.class_names) < 2:
+            raise UsageError(
+                f"data.source must have at least two classes, {train.name} has {train.class_names[0]} alone"
+            )
         held = {part: share for part, share in (("test", self.test), ("validation", self.validation)) if share > 0}
         if held:
             parts = self._held_out(train, held)
@@ -287,7 +291,10 @@ class PlaneDataModule(LightningDataModule):
         rest, left, result = np.arange(len(data)), 1.0, {}
         for number, (part, share) in enumerate(shares.items()):
             rng = np.random.default_rng([self.split_seed, number])
-            kept, held = stratified_split(data.labels[rest], share / left, rng)
+            try:
+                kept, held = stratified_split(data.labels[rest], share / left, rng)
+            except UsageError as error:
+                raise UsageError(f"data.{part} {share:g} of {len(data)} images: {error}") from error
             result[part], rest, left = rest[held], rest[kept], left - share
         return result | {"train": rest}
 

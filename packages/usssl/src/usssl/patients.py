@@ -40,7 +40,10 @@ def check_patients(**parts: Sequence[str | None] | np.ndarray) -> None:
         >>> check_patients(train=["p1", "p2"], validation=["p3", None])
     """
     known = {part: np.array([str(p) for p in patients if p is not None]) for part, patients in parts.items()}
-    check_no_leak("patient", **known)
+    try:
+        check_no_leak("patient", **known)
+    except UsageError as error:
+        raise UsageError(f"data.source: {error}") from error
 
 
 def check_pretraining(seen: Mapping[str, Sequence[str]], data_name: str, tested: np.ndarray | None) -> None:
@@ -88,10 +91,14 @@ def patient_split(
         UsageError: The shares leave nothing to train on, or there are too few patients.
     """
     if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-        raise UsageError(f"the shares of held-out patients must be positive and sum to less than 1, got {dict(shares)}")
+        given = " and ".join(f"data.{part} {share:g}" for part, share in shares.items())
+        raise UsageError(f"shares to hold out must be positive and sum to less than 1, got {given}")
     rest, left, result = np.arange(len(labels)), 1.0, {}
     for number, (part, share) in enumerate(shares.items()):
         rng = np.random.default_rng([seed, number])
-        kept, held = group_split(labels[rest], patients[rest], share / left, rng)
+        try:
+            kept, held = group_split(labels[rest], patients[rest], share / left, rng)
+        except UsageError as error:
+            raise UsageError(f"data.{part} {share:g} of {len(np.unique(patients))} patients: {error}") from error
         result[part], rest, left = rest[held], rest[kept], left - share
     return result | {"train": rest}

@@ -68,6 +68,9 @@ class PlaneCsv(Source):
         self.tables |= {p: Path(t) for p, t in (("validation", validation), ("test", test)) if t is not None}
         self.root = Path(train).parent if root is None else Path(root)
         self.image, self.label, self.patient, self.split = image, label, patient, split
+        for value in (splits or {}).values():
+            if value not in SPLIT_NAMES:
+                raise UsageError(f"data.source.splits must stand for some of {', '.join(SPLIT_NAMES)}, got {value!r}")
         self.splits = SPLIT_NAMES | {key: SPLIT_NAMES[value] for key, value in (splits or {}).items()}
         self.filters = dict(filters or {})
         self.delimiter, self.suffix = delimiter, suffix
@@ -96,6 +99,11 @@ class PlaneCsv(Source):
             self._check_columns(file, rows[0])
             for number, row in enumerate(rows, start=2):
                 if self.keeps(row):
+                    if not row[self.label]:
+                        raise UsageError(
+                            f"data.source.label: every row must have a class, {file} has an empty {self.label} in row "
+                            f"{number}"
+                        )
                     parts.setdefault(self._part(part, row, file, number), []).append(row)
         if "train" not in parts:
             raise UsageError(f"data.source.train must hold a row to train on, {self.tables['train']} has none")
@@ -118,7 +126,7 @@ class PlaneCsv(Source):
         found = self.splits.get(value) or self.splits.get(value.lower())
         if found is None:
             raise UsageError(
-                f"data.source.split must name a column of {', '.join(self.splits)}, "
+                f"data.source.split must name a column whose values are some of {', '.join(self.splits)}, "
                 f"{file.name} holds {value!r} in row {number}"
             )
         return found
@@ -134,7 +142,9 @@ class PlaneCsv(Source):
                     f"got {row[self.label]!r}"
                 )
             if not (root / self.image_of(row)).is_file():
-                raise UsageError(f"data.source.root: every picture must exist, {root / self.image_of(row)} does not")
+                raise UsageError(
+                    f"data.source.root: every picture must be an existing file, {root / self.image_of(row)} is none"
+                )
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         return LabelledImages(
             [root / self.image_of(row) for row in rows],
@@ -154,9 +164,11 @@ def read_rows(file: Path, delimiter: str, option: str) -> list[dict[str, str]]:
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            header, *lines = (line for line in csv.reader(stream, delimiter=delimiter) if line)
+            header, *lines = [line for line in csv.reader(stream, delimiter=delimiter) if line] or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{option} must be a CSV file in UTF-8 with a header, got {file} ({error})") from error
+    if not header:
+        raise UsageError(f"{option} must be a CSV file in UTF-8 with a header, got {file}, which is empty")
     if not lines:
         raise UsageError(f"{option} must have at least one row below the header, {file} has none")
     names = [name.strip() for name in header]

@@ -28,10 +28,12 @@ def run(words: list[str]) -> None:
 
         from shared.atomic import write_text
         from shared.errors import UsageError
+        from shared.outputs import output_file
         from usssl.pictures import Pictures
         from usssl.runs import newest_checkpoint
         from usssl.trained import classifier_of
 
+        written = output_file(out)
         path = newest_checkpoint(Path(root), "finetune", name) if ckpt_path == "last" else Path(ckpt_path).expanduser()
         if path is None:
             raise UsageError(f"--ckpt_path last needs a run of usssl finetune, found none in {root}/usssl/{name}")
@@ -45,8 +47,7 @@ def run(words: list[str]) -> None:
         for file, row in zip(data.names, probabilities.tolist(), strict=True):
             best = trained.class_names[max(range(len(row)), key=row.__getitem__)]
             writer.writerow([file, best, *(f"{value:.6f}" for value in row)])
-        Path(out).expanduser().parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(out).expanduser(), text.getvalue())
+        write_text(written, text.getvalue())
         print(f"{out}: {len(data)} pictures, classified by {path}")
 
     run_function("usssl", predict, words)

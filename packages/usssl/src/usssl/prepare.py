@@ -57,6 +57,8 @@ def fetal_heart_phantom(
 
     if layout not in LAYOUTS:
         raise UsageError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if not 1 <= least_frames <= most_frames:
+        raise UsageError(f"--least_frames must lie in 1 .. --most_frames ({most_frames}), got {least_frames}")
     made: dict[str, object] = {
         "layout": layout,
         "videos": videos,

@@ -107,7 +107,9 @@ class Pretraining(LightningModule):
         trainer = self.trainer
         self.whole = self.epochs or trainer.max_epochs or -1
         if self.whole < 1:
-            raise UsageError("trainer.max_epochs must be a number of epochs, for the schedules need one; got none")
+            raise UsageError(
+                f"trainer.max_epochs must be at least 1, for the schedules need its end, got {trainer.max_epochs}"
+            )
         if trainer.max_epochs is not None and trainer.max_epochs > self.whole:
             raise UsageError(
                 f"model.epochs must be at least trainer.max_epochs ({trainer.max_epochs}), got {self.whole}"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared.atomic import write_text
-from usssl.grid import named_inits
+from shared.outputs import output_folder
+from usssl.grid import check_seeds, named_inits
 from usssl.sweep_report import markdown
 
 PIXELS = "pixel correlation"
@@ -26,7 +27,8 @@ def retrieval(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]
         """Find each clip among all by another of its frames: by features of backbones, and by plain pixels.
 
         The frame FIRST of each clip asks, the frames LAST of all clips answer; the nearest by cosine counts. Pixel
-        correlation is the same with the pictures' pixels, centred, for features. Clips are those of training and of
+        correlation is the same with the pictures' pixels, centred, for features; frames of several sizes are brought to
+        data.image_size for it. Clips are those of training and of
         validation of `usssl pretrain`'s data, whose options go behind `--`. Writes OUT/retrieval.csv,
         OUT/table.md and OUT/command.txt.
 
@@ -38,9 +40,9 @@ def retrieval(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]
             out: Folder of the results.
         """
         starts = named_inits(inits)
+        check_seeds([seed], "--seed")
+        folder = output_folder(out)
         rows, told = rates(starts, first, last, seed, extra)
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["init", "clips", "found", "top1"], *rows])
         write_text(folder / "retrieval.csv", text.getvalue())
@@ -68,17 +70,21 @@ def rates(
     from usssl.training import parsed_pretraining
     from usssl.unlabelled import UltrasoundVideoDataModule
 
-    data = UltrasoundVideoDataModule(**parsed_pretraining(extra).part("data"))
-    clips = data.all_clips
-    asking, answering = (frames_at(clips, number) for number in (first, last))
-    found = {PIXELS: same_clip_rate(*(centred_pixels(pictures) for pictures in (asking, answering)))}
+    parsed = parsed_pretraining(extra)
+    backbones = {}
     for name, init in starts.items():
-        kind = RANDOM if init in ("random", "imagenet") else load_backbone(Path(init), "inits")[0]
+        kind = RANDOM if init in ("random", "imagenet") else load_backbone(Path(init), "--inits")[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "weights"))
-            backbone = build_backbone(kind)
-        initialise(backbone, init, "inits")
-        features = (embedded(backbone, pictures, data.image_size, data.resize) for pictures in (asking, answering))
+            backbones[name] = build_backbone(kind)
+        initialise(backbones[name], init, "--inits")
+    data = UltrasoundVideoDataModule(**parsed.part("data"))
+    clips = data.all_clips
+    pairs = [frames_at(clips, number, option) for option, number in (("--first", first), ("--last", last))]
+    pixels = centred_pixels([picture for pictures in pairs for picture in pictures], data.image_size, data.resize)
+    found = {PIXELS: same_clip_rate(pixels[: len(clips)], pixels[len(clips) :])}
+    for name, backbone in backbones.items():
+        features = (embedded(backbone, pictures, data.image_size, data.resize) for pictures in pairs)
         found[name] = same_clip_rate(*features)
     rows = [(name, len(clips), round(rate * len(clips)), rate) for name, rate in found.items()]
     told = f"frame {first} to frame {last} of {len(clips)} clips, {data.data_name} ({data.provenance} data)"

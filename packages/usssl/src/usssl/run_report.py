@@ -39,7 +39,8 @@ class PretrainingReport(Callback):
         page = write_pretraining(folder, record, pl_module, data)
         loss = record["metrics"].get("train/loss")
         told = f"train/loss {loss:.3f}, " if loss is not None else ""
-        print(f"{told}{record['epochs']} epochs in {duration(record['wall_seconds'])}\nreport: {page}")
+        epochs = f"{record['epochs']} epoch{'' if record['epochs'] == 1 else 's'}"
+        print(f"{told}{epochs} in {duration(record['wall_seconds'])}\nreport: {page}")
 
 
 class ClassifierReport(Callback):
@@ -136,7 +137,7 @@ def write_pretraining(
     )
     report.table(
         ["", "training"],
-        list(told["train"].items()),
+        [(what, count or "unknown") for what, count in told["train"].items()],
         caption="Counted",
         provenance=told["provenance"],
     )
@@ -165,7 +166,8 @@ def write_pretraining(
         report.section("Features")
         report.figure(
             save(embedding_picture(features, machines), folder / "features.png"),
-            f"Features of {len(features)} training frames, coloured by machine.",
+            f"Features of {len(features)} training frames"
+            + (", coloured by machine." if len(set(machines)) > 1 else "."),
         )
     return reproduced(report, record).write(folder / "report.html")
 

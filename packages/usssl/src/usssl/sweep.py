@@ -1,13 +1,13 @@
 """``usssl sweep``: which start helps, with how many labels."""
 
 import shlex
-from pathlib import Path
 from shutil import rmtree
 
 from shared.commands import run_function
 from shared.errors import UsageError
+from shared.outputs import output_folder
 from shared.sweep import run_cells
-from usssl.grid import MODES, WORK, cell, features_folder, named_inits
+from usssl.grid import MODES, WORK, cell, check_seeds, features_folder, named_inits
 
 
 def run(words: list[str]) -> None:
@@ -42,17 +42,21 @@ def run(words: list[str]) -> None:
             out: Folder of the results.
             workers: Processes that train at the same time; by default one per core.
         """
-        folder = Path(out)
         starts = named_inits(inits)
         modes, fractions, seeds = (list(dict.fromkeys(values)) for values in (modes, fractions, seeds))  # type: ignore[assignment]
         for option, values in (("modes", modes), ("fractions", fractions), ("seeds", seeds)):
             if not values:
-                raise UsageError(f"{option} must hold at least one, got []")
+                raise UsageError(f"--{option} must hold at least one, got []")
         if linear_epochs < 1:
-            raise UsageError(f"linear_epochs must be at least 1, got {linear_epochs}")
+            raise UsageError(f"--linear_epochs must be at least 1, got {linear_epochs}")
         for mode in modes:
             if mode not in MODES:
-                raise UsageError(f"modes must hold some of {', '.join(MODES)}, got {mode}")
+                raise UsageError(f"--modes must hold some of {', '.join(MODES)}, got {mode}")
+        for fraction in fractions:
+            if not 0 < fraction <= 100:
+                raise UsageError(f"--fractions must lie in (0, 100] percent, got {fraction:g}")
+        check_seeds(seeds)
+        folder = output_folder(out)
         # Seed by seed, so that an interrupted sweep has whole tables of the first seeds.
         cells = [
             cell(name, init, mode, fraction, seed, config, folder, extra, linear_epochs)

@@ -31,10 +31,13 @@ def weights_file(weights: str, root: str) -> Path:
     """The file that ``--weights`` names; ``last`` is the newest pretraining.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or no such file.
     """
     if weights != "last":
-        return Path(weights).expanduser()
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise UsageError(f"--weights must be an existing file or last, got {weights}")
+        return path
     found = newest_checkpoint(Path(root), "pretrain")
     if found is None:
         raise UsageError(f"--weights last needs a run of usssl pretrain, found none in {Path(root) / 'usssl'}")

@@ -13,12 +13,14 @@ from shared.data.image_folder import ImageFolder
 from shared.data.npz import Npz
 from shared.errors import UsageError
 from shared.federated.progress import RoundBar
+from shared.outputs import output_folder
 from usssl.best_checkpoint import BestCheckpoint
 from usssl.budget import affordable_epochs
 from usssl.cached_features import CachedFeatures
 from usssl.echo_clip import EchoClip
 from usssl.fetal_heart_phantom.source import PhantomPlanes, PhantomVideos
 from usssl.finetuning import Finetuning
+from usssl.grid import WORDS
 from usssl.labelled import PlaneDataModule
 from usssl.plane_csv import CommonClasses, PlaneCsv
 from usssl.presets import african_planes, array_packs, camus_views, fetal_planes_db, videos
@@ -67,9 +69,11 @@ class UltrasoundTrainer(Trainer):
             features: Folder in which a linear probe keeps its features, for later ones on the same weights and images.
         """
         assert isinstance(model, Finetuning)
+        if self.max_epochs == 0:
+            raise UsageError("trainer.max_epochs must be at least 1, got 0")
+        kept = None if features is None else output_folder(features, "--features")
         if isinstance(datamodule, PlaneDataModule) and model.features_are_fixed and datamodule.augment is None:
             print("features: computed once, for neither backbone nor images change")
-            kept = None if features is None else Path(features)
             datamodule = CachedFeatures(datamodule, model.network.backbone, self.strategy.root_device, kept)
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.state.finished and not self.fast_dev_run:  # type: ignore[attr-defined]
@@ -150,6 +154,10 @@ class FinetuneCli(Cli):
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"checkpoint.filename": "epoch={epoch:04d}", "checkpoint.save_top_k": 1})
 
+    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
+        if verb == "test":
+            parser.set_defaults({"verbose": False})  # the scores are printed with their intervals
+
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         if verb in ("validate", "test") and option_value(words, "--ckpt_path") in (None, "last"):
             root = Path(option_value(words, "--run.root") or "runs")
@@ -186,9 +194,13 @@ def choose_init(config: Namespace) -> None:
     """Put a word or a path in the place of ``model.init: null`` and ``last``, and say so.
 
     Raises:
-        UsageError: ``last``, and there is no pretraining.
+        UsageError: ``last``, and there is no pretraining; or a file that is not there.
     """
     if config.model.init not in (None, "last"):
+        if config.model.init not in WORDS and not Path(config.model.init).expanduser().is_file():
+            raise UsageError(
+                f"--model.init must be an existing file, random, imagenet or last, got {config.model.init}"
+            )
         return
     root = Path(config.run.root)
     run = newest_run(root, "pretrain")

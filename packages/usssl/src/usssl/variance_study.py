@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from shared.commands import config_chain, config_path
 from shared.errors import UsageError
+from shared.outputs import output_folder
 from shared.sweep import Cell, fingerprint, run_cells
 from usssl import __version__
-from usssl.grid import WORDS, sha256
+from usssl.grid import WORDS, check_seeds, sha256
 
 WORK = "usssl.variance_cell:train"
 AXES = ("size", "variance")
@@ -84,22 +85,30 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
             out: Folder of the results.
             workers: Processes that train at the same time; by default one per core.
         """
-        folder = Path(out)
         axes, skips, shares, seeds = (list(dict.fromkeys(v)) for v in (axes, skips, shares, seeds))  # type: ignore[assignment]
         for option, values in (("axes", axes), ("skips", skips), ("shares", shares), ("seeds", seeds)):
             if not values:
-                raise UsageError(f"{option} must hold at least one, got []")
+                raise UsageError(f"--{option} must hold at least one, got []")
         for axis in axes:
             if axis not in AXES:
-                raise UsageError(f"axes must hold some of {', '.join(AXES)}, got {axis}")
+                raise UsageError(f"--axes must hold some of {', '.join(AXES)}, got {axis}")
         for share in shares:
             if not 0 < share <= 100:
-                raise UsageError(f"shares must lie in (0, 100] percent, got {share:g}")
+                raise UsageError(f"--shares must lie in (0, 100] percent, got {share:g}")
         for skip in skips:
             if skip < 1:
-                raise UsageError(f"skips must be at least 1, got {skip}")
+                raise UsageError(f"--skips must be at least 1, got {skip}")
+        for option, number in (("frames", frames), ("epoch_frames", epoch_frames)):
+            if number is not None and number < 1:
+                raise UsageError(f"--{option} must be at least 1, got {number}")
+        check_seeds(seeds)
+        try:
+            classifier = shlex.split(finetune)
+        except ValueError as error:
+            raise UsageError(f"--finetune must be options as a shell reads them, got {finetune} ({error})") from error
         if network not in WORDS and not Path(network).expanduser().is_file():
-            raise UsageError(f"network must be an existing file, imagenet or random, got {network}")
+            raise UsageError(f"--network must be an existing file, imagenet or random, got {network}")
+        folder = output_folder(out)
         common = {
             "of": of,
             "frames": frames,
@@ -109,7 +118,7 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
             "config": config,
             "finetune_config": finetune_config,
             "pretrain": list(extra),
-            "finetune": shlex.split(finetune),
+            "finetune": classifier,
             "out": str(folder),
         }
         levels = [("size", skip) for skip in skips] + [("variance", share) for share in shares]

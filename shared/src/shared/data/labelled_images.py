@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from shared.errors import UsageError
@@ -38,6 +38,8 @@ def read_image(path: str | Path | bytes) -> np.ndarray:
                 return np.array(picture.convert("L"))[..., None]
             if mode in _COLOUR_MODES:
                 return np.array(picture.convert("RGB"))
+    except UnidentifiedImageError as error:  # whose message names the file once more
+        raise UsageError(f"data.source: every image must be readable, but {_told(path)} is not (no image)") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a damaged PNG is a SyntaxError in Pillow
         raise UsageError(f"data.source: every image must be readable, but {_told(path)} is not ({error})") from error
     # Pillow would clip 16-bit values to 255 without a word.

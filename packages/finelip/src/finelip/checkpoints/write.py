@@ -41,7 +41,7 @@ def write_clip(model: FineLIP, path: Path, layout: Layout = "finelip") -> None:
         write_huggingface(model, path)
         return
     if path.suffix != ".safetensors":
-        raise UsageError(f"out must end in .safetensors for the layout {layout}, got {path}")
+        raise UsageError(f"--out must end in .safetensors for the layout {layout}, got {path}")
     about: dict[str, Any] = {"format": FORMAT, "layout": layout, "backbone": model.config, "options": model.options}
     tensors = model.state_dict() if layout == "finelip" else one_table(model)
     save_tensors(path, tensors, {"finelip": json.dumps(about)})
@@ -82,7 +82,7 @@ def huggingface_config(model: FineLIP) -> CLIPConfig:
 def write_huggingface(model: FineLIP, folder: Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer; see :func:`write_clip`."""
     if folder.exists():
-        raise UsageError(f"out must not exist yet for the layout huggingface, got {folder}")
+        raise UsageError(f"--out must not exist yet for the layout hf, got {folder}")
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

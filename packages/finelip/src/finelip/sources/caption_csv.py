@@ -70,6 +70,8 @@ class CaptionCsv(CaptionedFiles):
                 stream.seek(0)
                 reader = csv.DictReader(stream, delimiter=sep, strict=True)
                 names = list(reader.fieldnames or [])
+                if not names:
+                    raise UsageError(f"{option} must be a table in UTF-8 with a header, got {path}, which is empty")
                 for need, setting in ((self.image, "image"), (self.caption, "caption"), (column, "split")):
                     if need is not None and need not in names:
                         raise UsageError(
@@ -98,6 +100,7 @@ class CaptionCsv(CaptionedFiles):
         value = (row[column] or "").strip()
         if value.lower() not in SPLIT_NAMES:
             raise UsageError(
-                f"data.source.split must name a column of {', '.join(SPLIT_NAMES)}, {where} holds {value!r}"
+                f"data.source.split must name a column whose values are some of {', '.join(SPLIT_NAMES)}, "
+                f"{where} holds {value!r}"
             )
         return SPLIT_NAMES[value.lower()]

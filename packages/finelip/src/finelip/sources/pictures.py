@@ -34,11 +34,13 @@ def opened(file: str | Path | bytes, where: str | None = None) -> Image.Image:
         The picture; nothing of the file stays open.
 
     Raises:
-        OSError: It is missing, damaged, cut short, of an unknown format, of more than :data:`MOST_PIXELS` or of values
-            without a defined white.
+        OSError: It is missing, a folder, damaged, cut short, of an unknown format, of more than :data:`MOST_PIXELS` or
+            of values without a defined white.
     """
     where = where or (f"a picture of {len(file):,} bytes" if isinstance(file, bytes) else str(file))
     if not isinstance(file, bytes) and not Path(file).is_file():
+        if Path(file).is_dir():
+            raise IsADirectoryError(f"{where} is a folder")
         raise FileNotFoundError(f"{where} is missing")
     try:
         with warnings.catch_warnings():

@@ -37,10 +37,11 @@ def time_stamps(path: Path) -> tuple[np.ndarray, np.ndarray, float | None]:
             stream = container.streams.video[0]
             packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
             rate = stream.average_rate
+    except UsageError:
+        raise
     except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"data.source.root: every video must be readable, {path} is not ({error})") from error
+        why = getattr(error, "strerror", None) or error  # without FFmpeg's number and the path once more
+        raise UsageError(f"data.source.root: every video must be readable, {path} is not ({why})") from error
     if not packets:
         raise UsageError(f"data.source.root: every video must have a frame, {path} has none")
     if any(pts is None for pts, _ in packets):
