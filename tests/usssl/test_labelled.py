@@ -86,6 +86,7 @@ def test_filters_keep_or_drop_rows(tables: Path) -> None:
         ({"suffix": ".jpg"}, "every picture must be an existing file"),
         ({"splits": {"1": "trian"}}, "splits must stand for some of train, .*, got 'trian'"),
         ({"delimiter": ";"}, "image must name a column"),
+        ({"delimiter": ";;"}, "delimiter must be one character, got ';;'"),
         ({"split": "fold"}, "must be left out where there are tables"),
     ],
 )
