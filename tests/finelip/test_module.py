@@ -366,6 +366,7 @@ def test_what_a_loss_does_not_use_is_not_trained(
     [
         ({"lr": -1.0}, r"model\.lr must not be negative, got -1.0"),
         ({"accumulate": 0}, r"model\.accumulate must be at least 1, got 0"),
+        ({"epochs": 0}, r"model\.epochs must be at least 1, got 0"),
         ({"warmup_steps": -1}, r"model\.warmup_steps must not be negative"),
         ({"global_loss_weight": -1.0}, r"model\.global_loss_weight must not be negative"),
         ({"init": "none.pt"}, r"model\.init must be an existing file"),

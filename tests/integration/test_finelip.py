@@ -105,11 +105,13 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     main([*words, "--picture", "p.jpg", "--out", "gallery"])
     page = Path("gallery/report.html").read_text()
     assert page.count("<img") == 2 * 3 + 1
+    assert ">true<" not in page  # of a foreign picture nobody knows
+    assert ">true<" in Path("retrieval/report.html").read_text()
     assert "http" not in page.split("</style>")[1].replace("http-equiv", "")
     capsys.readouterr()
     main([*words[:3], "--text", "red, " * 200, "--out", "gallery"])
     assert "1 text has more than 248 tokens and loses its end" in capsys.readouterr().out
-    assert "a text must not be empty" in refusal(capsys, *words[:3], "--text", " ")
+    assert "--text must not be empty" in refusal(capsys, *words[:3], "--text", " ")
 
     main(["explain", "--picture", "p.jpg", "--text", "a red disc", "--out", "explained"])
     assert Path("explained/match_maps.png").is_file()

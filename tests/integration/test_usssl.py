@@ -230,6 +230,7 @@ def test_wrong_starts(capsys: pytest.CaptureFixture[str]) -> None:
             "--model.init must be an existing file, random, imagenet or last, got no.pt",
         ),
         (["finetune", *CPU, *TINY_PLANES, "--trainer.max_epochs", "0"], "trainer.max_epochs must be at least 1, got 0"),
+        (["finetune", *CPU, *TINY_PLANES, "--model.lr", "-1"], "model.lr must not be negative, got -1"),
         (["finetune", *CPU, *TINY_PLANES, "--features", "file"], "--features must be in a folder that can be written"),
         (
             ["prepare", "--preset", "fetal-heart-phantom", "--out", "p", "--least_frames", "99", "--most_frames", "9"],
@@ -254,7 +255,7 @@ def test_interrupted_by_the_keyboard(capsys: pytest.CaptureFixture[str], monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "training_step", interrupted)
         told = refusal(capsys, *command, code=130)
-    assert told == "interrupted; give the same command again, with --ckpt_path last where it trains"
+    assert told.startswith("interrupted; --ckpt_path last ")
     main([*command, "--ckpt_path", "last"])
     assert json.loads(Path("runs/usssl/pretrain/version_0/results.json").read_text())["epochs"] == 2
 
@@ -278,7 +279,7 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFi
     told = refused("finetune", *TINY_PLANES, "--data.fraction", "1")
     assert told == "data.fraction must leave every class at least one image, 1 % leaves none of the 4 of 3VV"
     told = refused("finetune", *planes_tables(tmp_path, test="p1_5.png,b"))
-    assert "no patient may be in both train and test, but these are: p1" in told
+    assert told == "data.source: no patient may be in both train and test, but these are: p1"
     told = refused("finetune", *planes_tables(tmp_path, test="p3_0.png,c"))
     assert "every class of test must occur in training (a, b), got 'c'" in told
     told = refused("pretrain", *FRAMES, *SMALL, "--trainer.max_epochs", "2")

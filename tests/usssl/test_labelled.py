@@ -86,6 +86,7 @@ def test_filters_keep_or_drop_rows(tables: Path) -> None:
         ({"suffix": ".jpg"}, "every picture must be an existing file"),
         ({"splits": {"1": "trian"}}, "splits must stand for some of train, .*, got 'trian'"),
         ({"delimiter": ";"}, "image must name a column"),
+        ({"delimiter": ";;"}, "delimiter must be one character, got ';;'"),
         ({"split": "fold"}, "must be left out where there are tables"),
     ],
 )
@@ -183,6 +184,8 @@ def test_held_out_shares_consist_of_whole_patients(tmp_path: Path) -> None:
     assert sum(sizes.values()) == 90
     with pytest.raises(UsageError, match=r"data\.test must be above 0 where the source has no test set"):
         PlaneDataModule(PlaneCsv(tmp_path / "all.csv")).setup()
+    with pytest.raises(UsageError, match=r"data.test and data.validation must sum to less than 1, got 0.5 and 0.5"):
+        PlaneDataModule(PlaneCsv(tmp_path / "all.csv"), validation=0.5, test=0.5).setup()
 
 
 def test_order_and_change_follow_from_seed_and_epoch(small_planes: PhantomPlanes) -> None:

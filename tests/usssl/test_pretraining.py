@@ -254,6 +254,8 @@ def test_options_and_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> 
         trainer(tmp_path, 3).fit(module(), FrameData("simclr", batch_size=13))
     with pytest.raises(UsageError, match=r"model.lr_batch must not be negative, got -1"):
         module(lr_batch=-1)
+    with pytest.raises(UsageError, match=r"model.epochs must be at least 1, got 0"):
+        module(epochs=0)
     run = trainer(tmp_path, 1)
     run.fit(module(), data)
     run.save_checkpoint(tmp_path / "one.ckpt")

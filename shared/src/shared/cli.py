@@ -335,7 +335,7 @@ def unwrapped() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if isinstance(error.__cause__, UsageError):
+        if not isinstance(error, UsageError) and isinstance(error.__cause__, UsageError):
             raise error.__cause__ from None
         raise
 

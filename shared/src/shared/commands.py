@@ -73,7 +73,7 @@ class Program:
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             print(
-                f"{self.name}: interrupted; give the same command again, with --ckpt_path last where it trains",
+                f"{self.name}: interrupted; --ckpt_path last goes on with training, the same command with a sweep",
                 file=sys.stderr,
             )
             raise SystemExit(130) from None

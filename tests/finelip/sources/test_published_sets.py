@@ -210,7 +210,7 @@ def test_dci_must_be_as_published(dci: Path) -> None:
     write(folder / "splits.json", {"test": ["5-data.json", "5-data.json"]})
     refused(Dci(dci), "every picture must be listed once, .*splits.json has sa_5.jpg twice")
     write(folder / "splits.json", {"test": ["7-data.json"]})
-    refused(Dci(dci), "must be an existing file, got .*7-data.json")
+    refused(Dci(dci), "^data.source.root must be an existing file, got .*7-data.json$")
     write(folder / "splits.json", ["5-data.json"])
     refused(Dci(dci), "splits.json must list the annotations of each split")
     (folder / "splits.json").unlink()

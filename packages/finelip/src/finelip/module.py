@@ -101,6 +101,8 @@ class FineLIPModule(LightningModule):
             raise UsageError(f"model.accumulate must be at least 1, got {accumulate}")
         if warmup_steps < 0:
             raise UsageError(f"model.warmup_steps must not be negative, got {warmup_steps}")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"model.epochs must be at least 1, got {epochs}")
         if evaluate_cut is not None and evaluate_cut < 3:
             raise UsageError(f"model.evaluate_cut must be at least 3, got {evaluate_cut}")
         if himo_captions < 0:

@@ -86,13 +86,17 @@ def add_images(report: Report, index: Index, hits: Hits, true: int | None = None
 
 
 def add_texts(report: Report, index: Index, hits: Hits, true: set[int] | None = None) -> None:
-    """The texts that a picture found."""
+    """The texts that a picture found, and where they are known which are its own."""
     captions, names = index.about["captions"], index.names("texts")
+
+    def mark(row: int) -> tuple[str, ...]:
+        return () if true is None else ("✓" if row in true else "",)
+
     rows = [
-        (rank, "✓" if row in (true or ()) else "", number(coarse), number(fused), names[row], captions[row])
+        (rank, *mark(row), number(coarse), number(fused), names[row], captions[row])
         for rank, (row, coarse, fused) in enumerate(zip(*hits, strict=True), 1)
     ]
-    report.table(["rank", "true", "global", "fused", "name", "text"], rows)
+    report.table(["rank", *(() if true is None else ("true",)), "global", "fused", "name", "text"], rows)
 
 
 def add_own(

@@ -71,6 +71,9 @@ class Finetuning(Classifier):
         weight_decay: float = 1e-6,
         seed: int = 7,
     ) -> None:
+        for option, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise UsageError(f"model.{option} must not be negative, got {value}")
         init = init or "random"
         name = backbone or (RANDOM if init in ("random", "imagenet") else load_backbone(Path(init).expanduser())[0])
         with torch.random.fork_rng(devices=[]):

@@ -261,6 +261,10 @@ class PlaneDataModule(LightningDataModule):
             raise UsageError(
                 f"data.source must have at least two classes, {train.name} has {train.class_names[0]} alone"
             )
+        if self.test + self.validation >= 1:
+            raise UsageError(
+                f"data.test and data.validation must sum to less than 1, got {self.test} and {self.validation}"
+            )
         held = {part: share for part, share in (("test", self.test), ("validation", self.validation)) if share > 0}
         if held:
             parts = self._held_out(train, held)

@@ -68,6 +68,8 @@ class PlaneCsv(Source):
         self.tables |= {p: Path(t) for p, t in (("validation", validation), ("test", test)) if t is not None}
         self.root = Path(train).parent if root is None else Path(root)
         self.image, self.label, self.patient, self.split = image, label, patient, split
+        if len(delimiter) != 1:
+            raise UsageError(f"data.source.delimiter must be one character, got {delimiter!r}")
         for value in (splits or {}).values():
             if value not in SPLIT_NAMES:
                 raise UsageError(f"data.source.splits must stand for some of {', '.join(SPLIT_NAMES)}, got {value!r}")

@@ -80,6 +80,8 @@ class Pretraining(LightningModule):
         self.lr_batch = recipe.lr_batch if lr_batch is None else lr_batch
         if self.lr_batch < 0:
             raise UsageError(f"model.lr_batch must not be negative, got {lr_batch}")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"model.epochs must be at least 1, got {epochs}")
         self.epochs = epochs
         self.sync_batchnorm = sync_batchnorm
         self.probe = probe

@@ -58,8 +58,9 @@ class Flickr30k(CaptionedFiles):
 
 def _tokens(path: Path) -> Sequence[Record]:
     found: list[Record] = []
+    table = existing(path, "data.source.root", "file")
     try:
-        lines = existing(path, "data.source.root", "file").read_text(encoding="utf-8-sig").split("\n")
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
     except ValueError as error:
         raise UsageError(f"data.source.root: {path.name} must be text in UTF-8, {path} is not ({error})") from error
     for number, line in enumerate(lines, start=1):

@@ -33,8 +33,9 @@ def json_file(path: Path, option: str = "data.source.root") -> Any:
     Raises:
         UsageError: It is missing or no JSON.
     """
+    found = existing(path, option, "file")
     try:
-        return json.loads(existing(path, option, "file").read_text(encoding="utf-8-sig"))
+        return json.loads(found.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{option}: {path.name} must be JSON in UTF-8, {path} is not ({error})") from error
 
