@@ -140,7 +140,10 @@ class Cli(LightningCLI):
         chosen = self.config[self.subcommand]
         if metric := re.search(r"(?:ModelCheckpoint\(monitor=|conditioned on metric )['`](.+?)['`]", text):
             logged = [name for name in self.trainer.callback_metrics if name.startswith(("train/", "val/"))]
-            return f"monitor must name a metric that is logged, got {metric[1]}; {nearest(metric[1], logged)}"
+            option = (
+                "--checkpoint.monitor" if metric[1] == chosen.checkpoint.monitor else "--trainer.callbacks: monitor"
+            )
+            return f"{option} must name a metric that is logged, got {metric[1]}; {nearest(metric[1], logged)}"
         places = [
             (found.start(), f"--{group}.{name}", value)
             for group in ("trainer", "checkpoint")
@@ -362,6 +365,8 @@ class Cli(LightningCLI):
         every = config.trainer.check_val_every_n_epoch
         if every is not None and every < 1:
             raise UsageError(f"--trainer.check_val_every_n_epoch must be at least 1 or null, got {every}")
+        if config.trainer.limit_train_batches == 0 and self.subcommand == self.trains:
+            raise UsageError(f"--trainer.limit_train_batches must be above 0, got {config.trainer.limit_train_batches}")
         if config.trainer.max_epochs is not None and config.trainer.max_epochs < -1:
             raise UsageError(f"--trainer.max_epochs must be at least -1, for no end, got {config.trainer.max_epochs}")
         check_accelerator(config.trainer.accelerator)

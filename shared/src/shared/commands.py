@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS
 from importlib import import_module
 from importlib.resources import files
 from inspect import getdoc
@@ -19,6 +20,9 @@ from typing import get_args, get_origin, get_type_hints
 from shared.errors import RunError, UsageError
 
 CONFIG_FLAGS = ("--config", "-c")
+PLACE_FLAGS = ("--out", "--root", "--run.root")
+PLACE_ERRORS = (ENOENT, EEXIST, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENAMETOOLONG, ELOOP)
+"""What the system says about a place that is wrong, not about a disk or a device."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Program:
                 raise
             if debug:
                 traceback.print_exc()
+            if error.errno in PLACE_ERRORS and (given := option_of_place(words, error.filename)):
+                print(f"{self.name}: {' cannot be '.join(given)} ({error.strerror})", file=sys.stderr)
+                raise SystemExit(2) from None
             place = "" if error.filename is None else f": {error.filename}"
             print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
             raise SystemExit(1) from None
@@ -87,6 +94,9 @@ class Program:
             if verb is None:
                 names = [v.name for v in self.verbs] + ["configs"]
                 raise UsageError(f"unknown command {words[0]!r}; {nearest(words[0], names)}")
+            for flag in PLACE_FLAGS:
+                if option_value(words, flag) == "":
+                    raise UsageError(f"{flag} must be a place, got ''")
             module, function = verb.run.split(":")
             run: Callable[[list[str]], None] = getattr(import_module(module), function)
             run(words)
@@ -216,6 +226,21 @@ def option_value(words: Sequence[str], *flags: str) -> str | None:
         if flag in flags:
             value = inline if "=" in word else (words[position + 1] if position + 1 < len(words) else None)
     return value
+
+
+def option_of_place(words: Sequence[str], place: object) -> tuple[str, str] | None:
+    """The option, and its value, that names a file or folder or one above it.
+
+    Example:
+        >>> option_of_place(["bench", "--out", "a", "--root=b"], "b/c.csv")
+        ('--root', 'b')
+    """
+    for position, word in enumerate(words):
+        flag, equals, inline = word.partition("=")
+        value = inline if equals else words[position + 1] if position + 1 < len(words) else ""
+        if flag.startswith("--") and value and Path(str(place)).is_relative_to(value):
+            return flag, value
+    return None
 
 
 def config_chain(package: str, value: str) -> list[Path]:

@@ -8,6 +8,7 @@ Nothing heavy is imported here, so that the list of presets and their help answe
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import getdoc
 from pathlib import Path
@@ -37,7 +38,7 @@ def prepare(program: str, presets: Mapping[str, Preset], words: Sequence[str]) -
     name = option_value(words, "--preset")
     if name is None:
         if any(word not in ("-h", "--help") for word in words[1:]):
-            raise UsageError(f"--preset must name what to prepare; choose from {', '.join(sorted(presets))}")
+            raise UsageError(f"--preset must name what to prepare, got none; choose from {', '.join(sorted(presets))}")
         print(overview(program, presets))
         return
     if name not in presets:
@@ -50,7 +51,10 @@ def prepare(program: str, presets: Mapping[str, Preset], words: Sequence[str]) -
         if word.startswith("--preset="):
             del rest[position]
             break
-    run_function(program, presets[name], [f"prepare --preset {name}", *rest])
+    try:
+        run_function(program, presets[name], [f"prepare --preset {name}", *rest])
+    except UsageError as error:  # a reader names the option of the training commands, which is the preset's here
+        raise UsageError(re.sub(r"^data\.source\.", "--", str(error))) from error
 
 
 def overview(program: str, presets: Mapping[str, Preset]) -> str:

@@ -24,10 +24,8 @@ def folder_of_name(root: str | Path, package: str, name: str) -> Path:
     """``root/package/name``, the folder of all versions of a run.
 
     Raises:
-        UsageError: The name is not that of a single folder, or the root is empty.
+        UsageError: The name is not that of a single folder.
     """
-    if not str(root):
-        raise UsageError("--run.root must be a folder, got ''")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise UsageError(f"--run.name must be the name of one folder, below --run.root, got {name!r}")
     return Path(root) / package / name

@@ -27,8 +27,8 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
         return f"options must begin with --, got {word[1]}"
     if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --?([^\s=]+)", text):
         name = unknown[1] or unknown[2]
-        known = [option for option in types if option.endswith(".help") == name.endswith(".help")]
-        return f"unknown option {name}; {nearest(name, known, limit=0)}".rstrip("; ")
+        known = [option for option in types if option.endswith("help") == name.endswith("help")]
+        return f"unknown option {name}; {nearest(name, known, limit=20)}".rstrip("; ")
     if bare := re.search(r"argument (?:\S*/)?(--[^\s:]+): expected", text):
         return f"{bare[1]} must have a value, got none"
     # The message nests as the options do: each level names a key, and a class where the value is one.
@@ -66,13 +66,13 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
 def _value(text: str) -> str | None:
     """The value that was refused, innermost and as YAML writes it."""
     found = re.search(
-        r"dot import path string: (.*)|Import path (\S+) does not|value: Namespace\(class_path='(.*?)'"
-        r"|(?:Got|Given) value: (.*)|load config '(.*)'",
-        text,
+        r"dot import path string: (.*)|Import path (\S+) does not|(?:Got|Given) value: (.*)|load config '(.*)'", text
     )
     if found is None:
         return None
     value = next(group for group in found.groups() if group is not None).split(". Got value: ")[0].strip()
+    if named := re.match(r"Namespace\(class_path='(.*?)'", value):
+        return named[1]
     return {"None": "null", "True": "true", "False": "false", "": "''"}.get(value, value)
 
 

@@ -127,11 +127,10 @@ def _options(words: list[str]) -> tuple["FitOptions", str | None]:
     try:
         return FitOptions(words, own), None
     except UsageError as error:
-        required = re.match(r"--data\.source\.(\w+(?:, \w+)*) (?:is|are) required", str(error))
-        if required is None:
+        missing = re.findall(r"--(data\.source\.\w+)(?=.* required by)", str(error))
+        if not missing:
             raise
     # Never used: the data count as absent.
-    missing = [f"data.source.{name}" for name in required[1].split(", ")]
     for name in missing:
         words = [*words, f"--{name}", '{"1": 1}' if name.endswith(".labels") else "."]
     return FitOptions(words, own), " and --".join(missing)
@@ -150,6 +149,9 @@ def _absence(data: "VolumeDataModule") -> str | None:
 
 def _sizes(options: "FitOptions", data: "VolumeDataModule", absent: str | None) -> tuple[int, int]:
     """Classes and sites: as told, else of the data, else as published."""
+    for name, value in (("classes", options.chosen.classes), ("clients", options.chosen.clients)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
     if absent is None:
         return options.chosen.classes or data.num_classes, options.chosen.clients or len(data.client_ids)
     reader = options.chosen.data.source.class_path.rsplit(".", 1)[-1]

@@ -141,7 +141,7 @@ def blobs(
     if layout == "npz":
         arrays: dict[str, np.ndarray] = {}
         for part, data in (("train", sets.train), ("test", sets.test)):
-            arrays |= {f"x_{part}": _pixels(data), f"y_{part}": data.labels.astype(np.uint8)}
+            arrays |= {f"x_{part}": _pixels(data), f"y_{part}": data.labels.astype(np.min_scalar_type(classes))}
         write_npz(folder / "blobs.npz", **arrays, class_names=np.array(sets.train.class_names))
         print(folder / "blobs.npz")
         return
