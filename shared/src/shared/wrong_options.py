@@ -27,7 +27,7 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
         return f"options must begin with --, got {word[1]}"
     if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --?([^\s=]+)", text):
         name = unknown[1] or unknown[2]
-        known = [option for option in types if option.endswith("help") == name.endswith("help")]
+        known = [option for option in types if "help" not in option and not option.startswith("print_")]
         return f"unknown option {name}; {nearest(name, known, limit=20)}".rstrip("; ")
     if bare := re.search(r"argument (?:\S*/)?(--[^\s:]+): expected", text):
         return f"{bare[1]} must have a value, got none"

@@ -174,6 +174,8 @@ def _instance(text: str, known: Sequence[str], module: Any, whole: str) -> Any:
     if name not in known:
         raise UsageError(f"--rules must name server rules, got {name!r} in {whole!r}; {nearest(name, known)}")
     pairs = [setting.partition("=") for setting in settings.split(",") if setting]
+    if not all(equals and value for _, equals, value in pairs):
+        raise UsageError(f"--rules must hold CLASS or CLASS:OPTION=VALUE, got {whole!r}")
     options = {option: yaml.safe_load(value) for option, _, value in pairs}
     parser = ArgumentParser(exit_on_error=False)
     takes = parser.add_class_arguments(getattr(module, name), fail_untyped=False)

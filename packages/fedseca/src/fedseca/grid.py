@@ -9,13 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from shared.commands import config_path, find_config
+from shared.commands import config_chain, config_path
 from shared.errors import RunError, UsageError
 from shared.sweep import Cell, fingerprint
 
 T = TypeVar("T")
 METRIC = "test/macro_f1"
 WORK = "fedseca.grid:train"
+CHECK = "fedseca.grid:check"
 FLAGS = {"rules": "--model.aggregator", "attacks": "--model.attack", "partitions": "--data.partition"}
 """What an entry of each list stands for on the command line of ``fedseca fit``."""
 
@@ -84,10 +85,10 @@ def cell(
         options += entry_options("partitions", partition)
         name += f"-{partition}"
         key = {"partition": partition, **key}
-    configs = [config_path("fedseca", "fit"), find_config("fedseca", config)]
+    configs = [config_path("fedseca", "fit"), *config_chain("fedseca", config)]
     where = [
         "--config",
-        str(configs[1]),
+        config,
         "--run.root",
         str(out / "cells"),
         "--run.name",
@@ -99,6 +100,17 @@ def cell(
         words=("fit", *where, *options, *quiet),
         fingerprint=fingerprint(options, configs, f"{version('fedseca')} {version('medley-shared')}"),
     )
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one run and run nothing.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    from fedseca.training import build
+
+    build(words, callbacks=[], parse_only=True)
 
 
 def train(words: Sequence[str]) -> dict[str, str]:

@@ -34,6 +34,8 @@ def fed_isic2019(root: str, out: str, shorter_side: int = 224) -> None:
     from fedseca.isic2019 import IMAGE_FOLDER, SPLIT_TABLES, TEST_TABLE, TRAIN_TABLES, prepare_isic2019
     from shared.data.sources import existing
 
+    if shorter_side < 1:
+        raise UsageError(f"--shorter_side must be at least 1, got {shorter_side}")
     source = existing(root, "--root", "folder")
     raw = source / "ISIC_2019_Training_Input"
     images = raw if raw.is_dir() else source
