@@ -7,6 +7,7 @@ loudly if one of them moves.
 import logging
 import re
 import shlex
+import signal
 import traceback
 import warnings
 from argparse import SUPPRESS
@@ -131,6 +132,13 @@ class Cli(LightningCLI):
             if not refused_by_lightning(error):
                 raise
             raise UsageError(self._refusal(error)) from error
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # Lightning ignores it from here on, and exits with 1
+            raise stop.__context__ from None
         finally:
             self._leave_no_empty_run()
 

@@ -79,7 +79,10 @@ class Program:
             print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
-            print(f"{self.name}: interrupted; --ckpt_path last continues a training run", file=sys.stderr)
+            print(
+                f"{self.name}: interrupted; --ckpt_path last goes on with a training run, the same command with a sweep",
+                file=sys.stderr,
+            )
             raise SystemExit(130) from None
 
     def _dispatch(self, words: list[str]) -> None:
@@ -229,16 +232,18 @@ def option_value(words: Sequence[str], *flags: str) -> str | None:
 
 
 def option_of_place(words: Sequence[str], place: object) -> tuple[str, str] | None:
-    """The option, and its value, that names a file or folder or one above it.
+    """The option, and its value, that names a file or folder, or one above or below it.
 
     Example:
-        >>> option_of_place(["bench", "--out", "a", "--root=b"], "b/c.csv")
+        >>> option_of_place(["bench", "--out", "a", "--root=b"], "b/c.csv.tmp")
         ('--root', 'b')
     """
+    refused = Path(str(place or "").removesuffix(".tmp"))
     for position, word in enumerate(words):
         flag, equals, inline = word.partition("=")
         value = inline if equals else words[position + 1] if position + 1 < len(words) else ""
-        if flag.startswith("--") and value and Path(str(place)).is_relative_to(value):
+        on_the_way = value and (refused.is_relative_to(value) or refused in Path(value).parents)
+        if flag.startswith("--") and refused.parts and on_the_way:
             return flag, value
     return None
 

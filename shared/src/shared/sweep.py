@@ -123,7 +123,9 @@ def _run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | No
         record.unlink(missing_ok=True)
     failures: list[str] = []
     if todo:
-        with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr) as bar:
+        with tqdm(
+            total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr, leave=False
+        ) as bar:
             for cell, result in _results(todo, work, workers or default_workers(len(todo)), check):
                 bar.set_postfix_str(cell.label)
                 bar.update(1)

@@ -155,7 +155,7 @@ def _near(hint: Any, value: str) -> str:
     parts = [part for part in _parts(hint) if part is not NoneType]
     bases = [base for part in parts for base in (get_args(part) if _is_list(part) else (part,))]
     names = [str(value) for part in parts if get_origin(part) is Literal for value in get_args(part)]
-    names += [cls.__name__ for base in bases if _is_kind(base) for cls in concrete_subclasses(base)]
+    names += [cls.__name__ for base in bases if _is_kind(base) for cls in concrete_subclasses(base) or [base]]
     return nearest(_short(value), names, limit=40 if all(_is_kind(part) for part in parts) else 0)
 
 

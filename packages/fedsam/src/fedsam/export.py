@@ -92,7 +92,7 @@ def stock_sam_state(model: Sam, image_size: int | None = None) -> tuple[dict[str
         raise UsageError("a model with adapters between slices cannot be written as a plain SAM")
     side = image_size or model.image_size
     if side % model.measures.patch:
-        raise UsageError(f"image_size must be a multiple of {model.measures.patch}, got {side}")
+        raise UsageError(f"--image_size must be a positive multiple of {model.measures.patch}, got {side}")
     grid = side // model.measures.patch
     merged = merged_state(model)
     for name, tensor in merged.items():
