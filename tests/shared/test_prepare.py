@@ -50,7 +50,7 @@ def test_a_preset_gets_its_options(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--out", "x"], r"--preset must name what to prepare; choose from first, second"),
+        (["--out", "x"], r"--preset must name what to prepare, got none; choose from first, second"),
         (["--preset", "frist"], r"--preset must name what to prepare, got 'frist'; did you mean first\?"),
         (["--preset", "first", "--otu", "x"], r"unknown option otu; did you mean out\?"),
         (["--preset", "first"], r"--out is required"),

@@ -422,7 +422,7 @@ def built(kind: type, *arguments: Any, **options: Any) -> Any:
     """An object of a class that options name.
 
     Raises:
-        UsageError: A class of another library refuses its options.
+        UsageError: Its library refuses the options. An error from deeper inside is another matter.
     """
     try:
         return kind(*arguments, **options)

@@ -80,7 +80,7 @@ class Program:
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             print(
-                f"{self.name}: interrupted; --ckpt_path last goes on with a training run, the same command with a sweep",
+                f"{self.name}: interrupted; --ckpt_path last goes on with training, the same command with a sweep",
                 file=sys.stderr,
             )
             raise SystemExit(130) from None
