@@ -141,7 +141,7 @@ def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
 
 def test_a_wrong_name_ends_a_sweep_before_its_first_run(folder: Path) -> None:
     grid = cells(folder, a="fine", b="wrong")
-    with pytest.raises(UsageError, match="^b: --rule must be one$"):
+    with pytest.raises(UsageError, match=r"^b: --rule must be one$"):
         run_cells(grid, "sweep_work:work", folder / "results.csv", workers=1, check="sweep_work:check")
     assert not (folder / "log").exists()
     assert not (folder / "results.csv").exists()

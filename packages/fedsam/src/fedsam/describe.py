@@ -87,6 +87,9 @@ def described(words: list[str]) -> str:
     from fedsam.module import FederatedSegmenter
 
     options, missing = _options(words)
+    for name in ("classes", "clients"):
+        if options.chosen[name] is not None and options.chosen[name] < 1:
+            raise UsageError(f"--{name} must be at least 1, got {options.chosen[name]}")
     data = VolumeDataModule(**options.part("data"))
     absent = f"needs --{missing}" if missing else _absence(data)
     classes, clients = _sizes(options, data, absent)
@@ -149,9 +152,6 @@ def _absence(data: "VolumeDataModule") -> str | None:
 
 def _sizes(options: "FitOptions", data: "VolumeDataModule", absent: str | None) -> tuple[int, int]:
     """Classes and sites: as told, else of the data, else as published."""
-    for name, value in (("classes", options.chosen.classes), ("clients", options.chosen.clients)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
     if absent is None:
         return options.chosen.classes or data.num_classes, options.chosen.clients or len(data.client_ids)
     reader = options.chosen.data.source.class_path.rsplit(".", 1)[-1]

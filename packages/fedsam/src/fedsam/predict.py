@@ -10,7 +10,7 @@ from shared.errors import UsageError
 if TYPE_CHECKING:
     from fedsam.options import FitOptions
     from fedsam.trained import Trained
-    from fedsam.volumes import Volume
+    from fedsam.volumes import Case, Volume
 
 HELP = """\
 usage: fedsam predict [--scans PLACE ...] [--out DIR] [--ckpt_path P | --weights FILE] [options of fit]
@@ -108,12 +108,16 @@ def scans(trained: "Trained", places: list[str], site: str | None) -> Iterator["
     from fedsam.window_dataset import anti_transposed_volume
 
     reading = trained.reading
-    try:
-        cases = scans_at(places, reading.normalisation(site), reading.slice_axis, reading.channel)
-    except UsageError as error:  # the readers name the option of fit
-        raise UsageError(re.sub(r"^data\.source(?=:)", "--scans", str(error))) from error
-    volumes = (case.read() for case in cases)
+    volumes = _read(scans_at(places, reading.normalisation(site), reading.slice_axis, reading.channel))
     return (anti_transposed_volume(volume) for volume in volumes) if reading.anti_transposed else volumes
+
+
+def _read(cases: "Iterable[Case]") -> Iterator["Volume"]:
+    for case in cases:
+        try:
+            yield case.read()
+        except UsageError as error:  # the readers name the option of fit
+            raise UsageError(re.sub(r"^data\.source(?=:)", "--scans", str(error))) from error
 
 
 def test_volumes(options: "FitOptions", trained: "Trained") -> Iterable["Volume"]:
