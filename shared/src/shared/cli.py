@@ -165,7 +165,7 @@ class Cli(LightningCLI):
 
     def _leave_no_empty_run(self) -> None:
         """Remove the folder of a run that wrong options ended before it wrote anything else than these."""
-        if self.folder is not None and [path.name for path in self.folder.iterdir()] == ["config.yaml"]:
+        if self.folder is not None and [path.name for path in self.folder.glob("*")] == ["config.yaml"]:
             (self.folder / "config.yaml").unlink()
             self.folder.rmdir()
 
