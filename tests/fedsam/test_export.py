@@ -79,7 +79,7 @@ def test_parts_without_a_place_in_the_published_decoder_are_named() -> None:
 def test_adapters_between_slices_have_no_place_in_a_plain_sam() -> None:
     with pytest.raises(UsageError, match="adapters between slices cannot be written as a plain SAM"):
         stock_sam_state(Sam("tiny", 64, 1, "masam", adapter_channels=4))
-    with pytest.raises(UsageError, match="image_size must be a multiple of 16, got 100"):
+    with pytest.raises(UsageError, match="--image_size must be a positive multiple of 16, got 100"):
         stock_sam_state(Sam("tiny", 64, 1), image_size=100)
 
 

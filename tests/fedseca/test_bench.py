@@ -35,7 +35,7 @@ def test_rules_take_options_and_steps() -> None:
         ("Krum+TIES", "got 'Krum' in 'Krum+TIES'; choose from Bucketing, NNM, StaticClipping"),
         ("Krum:bb=2", "bb is no option of Krum; did you mean b?"),
         ("Krum:b=-1", "Krum: b must not be negative, got -1"),
-        ("Krum:b=x", "'Krum:b=x' must give Krum values that it understands"),
+        ("Krum:b=x", "--rules: in 'Krum:b=x' b must be int, got x"),
     ],
 )
 def test_rules_that_do_not_exist_are_refused(rule: str, sentence: str) -> None:

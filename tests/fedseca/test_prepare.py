@@ -158,5 +158,5 @@ def test_fashion_mnist_becomes_an_archive(tmp_path: Path) -> None:
     assert sets.train.class_names == CLASS_NAMES
     assert sets.test is not None
     assert sets.test.labels.tolist() == labels.tolist()
-    with pytest.raises(UsageError, match=r"data.source.root must be a folder with the four idx files of Fashion-MNIST"):
+    with pytest.raises(UsageError, match=r"--root must be a folder with the four idx files of Fashion-MNIST"):
         prepare("fashion-mnist", "--root", str(tmp_path / "absent"), "--out", str(tmp_path / "o"))

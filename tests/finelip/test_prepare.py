@@ -184,7 +184,7 @@ def test_a_set_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "urban1k (real data)" in printed
     with pytest.raises(UsageError, match="--workers must be at least 0, got -1"):
         run([*words, "--workers", "-1"])
-    with pytest.raises(UsageError, match=r"data.source.root must be an existing folder"):
+    with pytest.raises(UsageError, match=r"--root must be an existing folder"):
         run(["prepare", "--preset", "urban1k", "--root", str(tmp_path / "none"), "--out", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
 

@@ -445,6 +445,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no weights": (["--model.init", "none.pth"], "none.pth"),
     "unknown rule": (["--model.aggregator", "SVDExat"], "did you mean SVDExact"),
     "missing checkpoint": (["--ckpt_path", "last"], "--ckpt_path last needs a run"),
+    "regime": (["--model.regime", "alone"], "--model.regime must be federated, local or centralised, got alone"),
+    "the only kind": (
+        ["--model.loss", "Nope"],
+        "kind CrossEntropyDiceLoss, got Nope; choose from CrossEntropyDiceLoss",
+    ),
+    "no gpu": (["--trainer.accelerator", "warp"], "--trainer.accelerator must be auto or cpu"),
+    "above the root": (["--run.name", "../x"], "--run.name must be the name of one folder"),
 }
 
 
@@ -459,6 +466,27 @@ def test_the_verbs_refuse_in_one_sentence(capsys: pytest.CaptureFixture[str]) ->
     assert refusal(capsys, "sweep", "--seeds", "[]") == "seeds must hold at least one, got []"
     assert "did you mean mini-ixi" in refusal(capsys, "prepare", "--preset", "mini-ixy", "--out", "x")
     assert "--ckpt_path last needs a run" in refusal(capsys, "predict")
+    assert refusal(capsys, "sweep", "--workers", "0") == "--workers must be at least 1, got 0"
+    assert refusal(capsys, "describe", "--clients", "0") == "--clients must be at least 1, got 0"
+    assert refusal(capsys, "prepare", "--preset", "ct-kidney-phantom", "--out", "x", "--size", "1").startswith(
+        "--size "
+    )
+
+
+def test_the_verbs_on_a_run_refuse_in_one_sentence(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    Path("file").write_text("no folder")
+    Path("none").mkdir()
+    assert refusal(capsys, "predict", "--site", "x").startswith("--site must name a site of the training data")
+    assert refusal(capsys, "predict", "--base", "x") == "--base must come with --weights, got x alone"
+    assert refusal(capsys, "predict", "--scans", "none").startswith("--scans: a folder must hold one DICOM series")
+    assert refusal(capsys, "predict", "--out", "file") == "--out cannot be file (File exists)"
+    out = ["export", "--what", "merged", "--out"]
+    assert refusal(capsys, *out, "file/x.safetensors") == "--out cannot be file/x.safetensors (File exists)"
+    assert refusal(capsys, *out, "/proc/x.safetensors").startswith("--out cannot be /proc/x.safetensors (")
+    sam = ["export", "--what", "sam", "--out", "x.pth", "--image_size"]
+    assert refusal(capsys, *sam, "-16") == "--image_size must be a positive multiple of 16, got -16"
+    assert refusal(capsys, *sam, "0") == "--image_size must be a positive multiple of 16, got 0"
 
 
 def test_a_sweep_has_rounds(capsys: pytest.CaptureFixture[str]) -> None:

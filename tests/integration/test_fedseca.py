@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import yaml
 
 from fedseca.cli import main
 from fedseca.grid import train
+from fedseca.module import FederatedClassifier
 from shared.commands import config_names
 from shared.measurement import can_measure_peak
 
@@ -325,7 +327,34 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown config": (["--config", "resnet"], "did you mean resnet18?"),
     "missing checkpoint": (["--ckpt_path", "none.ckpt"], "--ckpt_path must be an existing file"),
     "loss scaling": (["--trainer.gradient_clip_val", "1"], "gradient clipping is not supported"),
-    "no gpu": (["--trainer.accelerator", "tpu"], "torch_xla"),
+    "no gpu": (["--trainer.accelerator", "tpu"], "--trainer.accelerator must be auto or cpu"),
+    "a word": (["resnet18"], "options must begin with --, got resnet18"),
+    "no value": (["--model.aggregator"], "--model.aggregator must have a value, got none"),
+    "shortened": (["--run.nam", "x"], "unknown option run.nam; did you mean run.name?"),
+    "precision": (["--trainer.precision", "bf16-mix"], "bf16 or null, got bf16-mix; did you mean bf16-mixed"),
+    "one of a few": (["--model.weighting", "nope"], "--model.weighting must be equal or samples, got nope"),
+    "option of a factory": (["--model.network.width", "2.5"], "--model.network.width must be int, got 2.5"),
+    "unknown of a factory": (
+        ["--model.client.optimizer.lrr", "1"],
+        "--model.client.optimizer.lrr is no option of AdamW",
+    ),
+    "schedule": (
+        ["--model.client.scheduler", "StepR"],
+        "--model.client.scheduler must name a class of kind LRScheduler",
+    ),
+    "learning rate": (["--model.client.optimizer.lr", "-1"], "AdamW refuses its options: Invalid learning rate: -1.0"),
+    "augmentation": (
+        ["--data.augment", "[{class_path: RandomErasing, init_args: {p: 2}}]"],
+        "RandomErasing refuses its options: `p` should be",
+    ),
+    "seed of another kind": (["--seed_everything", "false"], "--seed_everything must be int, got false"),
+    "too few clients": (
+        ["--model.min_clients", "6"],
+        "model.min_clients must be at most the 5 clients of a round, got 6",
+    ),
+    "no clients": (["--model.min_clients", "0"], "model.min_clients must be at least 1, got 0"),
+    "not a group": (["--trainer", "3"], "--trainer must be a YAML file of options, got 3"),
+    "help of no class": (["--model.aggregator.help", "Krumm"], "got Krumm; did you mean Krum?"),
 }
 
 
@@ -333,6 +362,63 @@ WRONG: dict[str, tuple[list[str], str]] = {
 def test_wrong_input_is_one_sentence(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, sentence = WRONG[case]
     assert sentence in refusal(capsys, "fit", *TINY, *words)
+
+
+def test_wrong_input_leaves_no_run_behind(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
+    refusal(capsys, "fit", *TINY, "--model.min_clients", "6")
+    refusal(capsys, "fit", *TINY, "--trainer.devices", "0")
+    assert not list(empty_folder.glob("runs/fedseca/fit/*"))
+
+
+def test_a_run_stays_below_its_root(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
+    told = "--run.name must be the name of one folder, below --run.root, got '../../x'"
+    assert refusal(capsys, "fit", *TINY, "--run.name", "../../x") == told
+    assert refusal(capsys, "test", "--run.name", "../../x") == told
+    assert refusal(capsys, "fit", *TINY, "--run.root", "") == "--run.root must be a place, got ''"
+    assert not list(empty_folder.iterdir())
+
+
+def test_a_checkpoint_of_another_package_is_told(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
+    run = empty_folder / "runs" / "fedsam" / "fit" / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": {}}, run / "checkpoints" / "a.ckpt")
+    (run / "config.yaml").write_text("# fedsam fit\nmodel:\n  variant: flap\n")
+    for verb in ("fit", "test", "describe"):
+        told = refusal(capsys, verb, "--ckpt_path", "runs/fedsam/fit/version_0/checkpoints/a.ckpt")
+        assert told.startswith("--ckpt_path must be of a run of fedseca, got runs/fedsam/")
+        assert told.endswith("a.ckpt, a run of fedsam")
+
+
+def test_an_interrupted_run_says_so_and_goes_on(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = FederatedClassifier.train_client
+
+    def interrupted(self: FederatedClassifier, round: int, *rest: Any) -> Any:
+        if round == 1:
+            raise KeyboardInterrupt
+        return train(self, round, *rest)
+
+    monkeypatch.setattr(FederatedClassifier, "train_client", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        fit("--trainer.max_epochs", "2")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip().startswith("fedseca: interrupted; --ckpt_path last goes on")
+    monkeypatch.setattr(FederatedClassifier, "train_client", train)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    main(["fit", "--ckpt_path", "last"])
+    assert "after 2 rounds" in capsys.readouterr().out
+    assert [path.name for path in (empty_folder / "runs" / "fedseca" / "fit").iterdir()] == ["version_0"]
+
+
+def test_a_group_of_options_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, other in (("model", "data"), ("data", "model"), ("trainer", "data")):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", f"--{group}.help"])
+        assert stop.value.code == 0
+        told = capsys.readouterr().out
+        assert f"--{group}." in told
+        assert f"--{other}." not in told
 
 
 def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,7 +433,9 @@ def test_a_config_with_an_unknown_key_is_told(empty_folder: Path, capsys: pytest
 
 def test_a_broken_config_is_told(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (empty_folder / "bad.yaml").write_text("model: [\n")
-    assert "--config must be a YAML file of options: " in refusal(capsys, "fit", "--config", "bad.yaml")
+    assert "--config must be a YAML file of options, got bad.yaml (line 2: " in refusal(
+        capsys, "fit", "--config", "bad.yaml"
+    )
 
 
 def test_a_label_out_of_range_is_told(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -473,10 +561,21 @@ def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--trainer.strategy", "nope"], "--trainer: You selected an invalid strategy name"),
-        (["--trainer.accelerator", "warp"], "--trainer: You selected an invalid accelerator name"),
+        (["--trainer.strategy", "nope"], "--trainer.strategy cannot be nope: You selected an invalid strategy name"),
+        (["--trainer.accelerator", "warp"], "--trainer.accelerator must be auto or cpu"),
+        (["--trainer.max_epochs", "-7"], "--trainer.max_epochs must be at least -1, for no end, got -7"),
+        (["--trainer.max_time", "x"], "--trainer.max_time cannot be x: `Timer(duration='x')` is not a valid duration"),
+        (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches must be above 0, got 0"),
+        (["--trainer.val_check_interval", "9"], "--trainer.val_check_interval cannot be 9: "),
+        (["--checkpoint.monitor", "val/x"], "--checkpoint.monitor must name a metric that is logged, got val/x"),
+        (
+            ["--trainer.callbacks", "[{class_path: EarlyStopping, init_args: {monitor: trai/loss}}]"],
+            "--trainer.callbacks: monitor must name a metric that is logged, got trai/loss; did you mean train/loss?",
+        ),
+        (["--checkpoint.dirpath", "x"], "--checkpoint.dirpath must be null, for the run folder has them, got "),
+        (["--checkpoint.filename", "../x"], "--checkpoint.filename must be a name without folders, got ../x"),
         (["--trainer.precision", "64-true"], "--trainer.precision must be one for float32 images"),
-        (["--trainer.devices", "abc"], "--trainer: `devices` selected with `CPUAccelerator`"),
+        (["--trainer.devices", "abc"], "--trainer.devices cannot be abc: `devices` selected with `CPUAccelerator`"),
         (
             ["--trainer.check_val_every_n_epoch", "0"],
             "--trainer.check_val_every_n_epoch must be at least 1 or null, got 0",
@@ -484,7 +583,7 @@ def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
         (["--seed_everything", "-1"], "--seed_everything must lie in 0 .. 4294967295, got -1"),
         (["--run.root", "file"], "--run.root must be a folder that can be written, got file (Not a directory)"),
         (["--config", "latin.yaml"], "--config must be a YAML file in UTF-8, got latin.yaml"),
-        (["--config", "word.yaml"], "--config must be a YAML file of options, got hello"),
+        (["--config", "word.yaml"], "--config must be a YAML file of options, got word.yaml, which holds hello"),
         (["--config", "number.yaml"], "trainer must hold options, such as trainer.max_epochs, got 3"),
     ],
 )
@@ -507,6 +606,40 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(capsys: pytest.CaptureFix
     fit("--trainer.max_epochs", "1", "--ckpt_path", "last")
     assert "nothing to train: trainer.max_epochs is 1" in capsys.readouterr().out
     assert {name: (run / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["compare", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["sweep", "--workers", "-1"], "--workers must be at least 1, got -1"),
+        (["sweep", "--nope", "1"], "unknown option nope; choose from attacks, config, out, partitions, rounds, rules"),
+        (["compare", "--config", "file"], "--config must be a YAML file of options, got file, which holds no folder"),
+        (["sweep", "--out", "file"], "--out cannot be file (File exists)"),
+        (["bench", "--device", "gpu"], "--device must be cpu or cuda, got gpu"),
+        (["bench", "--rules", "Krum:b"], "--rules must hold CLASS or CLASS:OPTION=VALUE, got 'Krum:b'"),
+        (
+            ["bench", *("--rules", "FedAvg", "--clients", "2", "--sizes", "9", "--repeats", "1"), "--out", "file"],
+            "--out",
+        ),
+        (["partition", "--out", "file"], "--out cannot be file (File exists)"),
+        (["partition", "--out", ""], "--out must be a place, got ''"),
+        (["prepare", "--preset", "blobs", "--out", "x", "--layout", "zip"], "--layout must be folders or npz, got zip"),
+        (["prepare", "--preset", "blobs", "--out", "x", "--train", "0"], "--train must be at least 1, got 0"),
+        (["prepare", "--preset", "blobs", "--out", "x", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (
+            ["prepare", "--preset", "fed-isic2019", "--out", "x", "--root", ".", "--shorter_side", "0"],
+            "--shorter_side must be at least 1, got 0",
+        ),
+        (["describe", "--classes", "3"], "--classes must be that of the data, 10, got 3"),
+        (["describe", "--data.source", "Npz", "--classes", "1"], "--classes must be at least 2, got 1"),
+    ],
+)
+def test_the_other_verbs_refuse_in_one_sentence(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("no folder")
+    assert refusal(capsys, *words).startswith(told)
 
 
 def test_a_comparison_has_rounds(capsys: pytest.CaptureFixture[str]) -> None:

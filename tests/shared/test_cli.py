@@ -1,21 +1,30 @@
 """What ``shared.cli`` takes from inside Lightning and jsonargparse, and the words it works out before parsing."""
 
 import inspect
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
+from torch.optim import SGD
 
-from shared.cli import class_options, concrete_subclasses, replace_option
-from shared.commands import Program, Verb, find_config, nearest, option_value, run_function, with_config_paths
+from shared.cli import built, check_accelerator, replace_option
+from shared.commands import (
+    Program,
+    Verb,
+    find_config,
+    nearest,
+    option_of_place,
+    option_value,
+    run_function,
+    with_config_paths,
+)
 from shared.errors import RunError, UsageError
-from shared.federated.client import ClientTraining
-from shared.federated.fedavg import FedAvg
-from shared.federated.module import FederatedModule
 
 
 @pytest.mark.parametrize(
@@ -41,14 +50,41 @@ def test_the_other_private_names_are_there() -> None:
     assert "some.option" in [action.dest for action in parser._actions]
 
 
-def test_options_that_take_a_class_are_found() -> None:
-    options = class_options("model", FederatedModule)
-    assert [base.__name__ for base in options["model.client.optimizer"]] == ["Optimizer"]
-    assert options["model.client"] == (ClientTraining,)
-    assert [base.__name__ for base in options["model.local"]] == ["Task"]
-    assert {base.__name__ for base in options["model.aggregator"]} == {"VectorAggregator", "StateRule"}
-    assert "model.seed" not in options
-    assert FedAvg in concrete_subclasses(nn.Module)
+def test_an_accelerator_must_be_here() -> None:
+    check_accelerator("auto")
+    check_accelerator("cpu")
+    with pytest.raises(UsageError, match=r"--trainer.accelerator must be auto or cpu.* on this machine, got warp"):
+        check_accelerator("warp")
+
+
+def test_what_a_library_refuses_names_its_class() -> None:
+    with pytest.raises(UsageError, match=r"SGD refuses its options: Invalid learning rate: -1"):
+        built(SGD, [nn.Parameter(torch.zeros(1))], lr=-1)
+
+
+def test_an_error_from_deeper_inside_is_no_wrong_input() -> None:
+    class Broken:
+        def __init__(self) -> None:
+            json.loads("x")
+
+    with pytest.raises(ValueError, match="Expecting value") as raised:
+        built(Broken)
+    assert not isinstance(raised.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [
+        ("out", ("--out", "out")),
+        ("out/a/b.csv", ("--out", "out")),
+        ("in", ("--root", "in/x.npz")),
+        ("in/x.npz.tmp", ("--root", "in/x.npz")),
+        ("elsewhere", None),
+        (None, None),
+    ],
+)
+def test_the_option_of_a_place_is_found(place: str | None, option: tuple[str, str] | None) -> None:
+    assert option_of_place(["verb", "--out", "out", "--root=in/x.npz", "--flag"], place) == option
 
 
 def test_words() -> None:
@@ -118,6 +154,22 @@ def test_nearest_names() -> None:
     assert nearest("fedseca", ["FedSECA", "FedAvg"]).startswith("did you mean FedSECA")
     assert nearest("zzz", ["b", "a"]) == "choose from a, b"
     assert nearest("zzz", ["a"] * 50) == ""
+    assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: [\n", r"got mine.yaml \(line 2: expected the node content"),
+        ("hello\n", "got mine.yaml, which holds hello"),
+        ("- 1\n", r"got mine.yaml, which holds \[1\]"),
+    ],
+)
+def test_a_config_holds_options(content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(content)
+    with pytest.raises(UsageError, match=f"--config must be a YAML file of options, {message}"):
+        with_config_paths("fedseca", ["fit", "--config", "mine.yaml"])
 
 
 def usage_error(words: list[str]) -> None:
@@ -132,6 +184,10 @@ def interrupted(words: list[str]) -> None:
     raise KeyboardInterrupt
 
 
+def no_folder(words: list[str]) -> None:
+    Path("/proc/x").mkdir()
+
+
 def no_space(words: list[str]) -> None:
     raise OSError(28, "No space left on device", "runs/x")
 
@@ -140,6 +196,7 @@ def no_space(words: list[str]) -> None:
     ("function", "code", "told"),
     [
         ("no_space", 1, "fedseca: cannot read or write: runs/x (No space left on device)"),
+        ("no_folder", 2, "fedseca: --out cannot be /proc/x (No such file or directory)"),
         ("usage_error", 2, "fedseca: data.x must be even, got 3"),
         ("run_error", 1, "fedseca: round 3 has too few uploads"),
         ("interrupted", 130, "fedseca: interrupted"),
@@ -148,10 +205,18 @@ def no_space(words: list[str]) -> None:
 def test_how_commands_end(
     function: str, code: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verbs = SimpleNamespace(no_space=no_space, usage_error=usage_error, run_error=run_error, interrupted=interrupted)
+    told_by = (no_space, no_folder, usage_error, run_error, interrupted)
+    verbs = SimpleNamespace(**{verb.__name__: verb for verb in told_by})
     monkeypatch.setitem(sys.modules, "verbs_of_this_test", verbs)
     program = Program("fedseca", "test", (Verb("go", "Go.", f"verbs_of_this_test:{function}"),))
     with pytest.raises(SystemExit) as stop:
-        program.main(["go"])
+        program.main(["go", "--out", "/proc/x"])
     assert stop.value.code == code
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_place_is_not_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        Program("fedseca", "test", (Verb("go", "Go.", "none:none"),)).main(["go", "--out="])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "fedseca: --out must be a place, got ''\n"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.runs import RunLogger, mean_of_last, new_run_folder, peak_gpu_memory, read_metrics
+from shared.errors import UsageError
+from shared.runs import RunLogger, mean_of_last, new_run_folder, package_of_run, peak_gpu_memory, read_metrics
 
 
 def test_folders_are_numbered(tmp_path: Path) -> None:
@@ -13,6 +14,20 @@ def test_folders_are_numbered(tmp_path: Path) -> None:
     assert names == ["version_0", "version_1", "version_2"]
     (tmp_path / "fedseca" / "fit" / "version_1").rmdir()
     assert new_run_folder(tmp_path, "fedseca", "fit").name == "version_3"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x"])
+def test_a_run_stays_below_its_root(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--run.name must be the name of one folder, below --run.root, got"):
+        new_run_folder(tmp_path, "fedseca", name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_tells_whose_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("# fedsam fit --x 1\nmodel: 1\n")
+    assert package_of_run(tmp_path) == "fedsam"
+    (tmp_path / "config.yaml").write_text("model: 1\n")
+    assert package_of_run(tmp_path) is None
 
 
 def test_metrics_of_a_step_share_a_row(tmp_path: Path) -> None:

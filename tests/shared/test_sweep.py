@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import RunError
+from shared.errors import RunError, UsageError
 from shared.sweep import Cell, fingerprint, finished, run_cells
 
 WORK = textwrap.dedent(
@@ -36,6 +36,13 @@ WORK = textwrap.dedent(
         if fate == "refuses":
             raise UsageError("wrong option")
         return {"value": str(len(name)), "threads": os.environ["OMP_NUM_THREADS"]}
+
+    def check(words):
+        folder, name, fate = Path(words[0]), words[1], words[2]
+        with (folder / "checked").open("a") as file:
+            file.write(name + "\\n")
+        if fate == "wrong":
+            raise UsageError("--rule must be one")
     """
 )
 
@@ -130,6 +137,31 @@ def test_failures_are_told_and_the_others_recorded(folder: Path) -> None:
     with pytest.raises(RunError, match=r"2 of 3 runs failed: .*(bb: wrong option|a: its worker process died 3 times)"):
         run_cells(cells(folder, a="dies always", bb="refuses", ccc=""), "sweep_work:work", record, workers=1)
     assert [row["name"] for row in finished(record).values()] == ["ccc"]
+
+
+def test_a_wrong_name_ends_a_sweep_before_its_first_run(folder: Path) -> None:
+    grid = cells(folder, a="fine", b="wrong")
+    with pytest.raises(UsageError, match=r"^b: --rule must be one$"):
+        run_cells(grid, "sweep_work:work", folder / "results.csv", workers=1, check="sweep_work:check")
+    assert not (folder / "log").exists()
+    assert not (folder / "results.csv").exists()
+
+
+def test_each_name_of_a_grid_is_looked_at_once(folder: Path) -> None:
+    grid = [
+        Cell({"rule": rule, "seed": seed}, (str(folder), rule + seed, "fine"), fingerprint([rule, seed], [], "1"))
+        for rule in "ab"
+        for seed in "12"
+    ]
+    run_cells(grid, "sweep_work:work", folder / "results.csv", workers=1, check="sweep_work:check")
+    assert (folder / "checked").read_text().split() == ["a1", "a2", "b1"]
+    assert log(folder) == ["a1", "a2", "b1", "b2"]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_sweep_has_workers(workers: int, folder: Path) -> None:
+    with pytest.raises(UsageError, match=f"--workers must be at least 1, got {workers}"):
+        run_cells([], "sweep_work:work", folder / "results.csv", workers=workers)
 
 
 def test_workers_leave_no_semaphore_behind(folder: Path) -> None:

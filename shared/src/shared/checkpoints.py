@@ -79,6 +79,7 @@ def sha256_of(path: Path) -> str:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors: under another name first, then renamed, so the file is whole or absent."""
     temporary = path.with_name(path.name + ".tmp")
+    temporary.touch()  # what is wrong with the place is an OSError here, and an error of safetensors' own below
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
     temporary.replace(path)
 

@@ -4,31 +4,37 @@ The private names of Lightning and jsonargparse that this needs are used here al
 loudly if one of them moves.
 """
 
-import inspect
 import logging
 import re
 import shlex
 import signal
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import is_dataclass
+from argparse import SUPPRESS
+from collections.abc import Sequence
 from pathlib import Path
-from pydoc import locate
-from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from shared.checkpoints import AtomicCheckpointIO, first_line, is_whole_checkpoint
+from shared.checkpoints import AtomicCheckpointIO, first_line, is_whole_checkpoint, newest_whole_checkpoint
 from shared.commands import config_names, config_path, nearest, option_value, with_config_paths
 from shared.errors import UsageError
-from shared.runs import RunLogger, RunRecord, folder_of_checkpoint, last_checkpoint, new_run_folder
+from shared.runs import (
+    RunLogger,
+    RunRecord,
+    folder_of_checkpoint,
+    folder_of_name,
+    new_run_folder,
+    package_of_run,
+)
+from shared.wrong_options import explain
 
 NOT_SAVED = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")
 MOST_SEED = 2**32 - 1
@@ -97,7 +103,11 @@ class Cli(LightningCLI):
             warnings.filterwarnings("ignore", told_for_nothing)
         arguments, self.resumed = self._prepare(verb, with_config_paths(package, self.words))
         shipped = {
-            name: {"default_config_files": [str(self._default_config(name))], "exit_on_error": False}
+            name: {
+                "default_config_files": [str(self._default_config(name))],
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            }
             for name in self.subcommands()
         }
         try:
@@ -108,24 +118,55 @@ class Cli(LightningCLI):
                 run=True,
                 trainer_class=trainer_class,
                 trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 1, "enable_model_summary": False},
-                parser_kwargs={"exit_on_error": False, **shipped},
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **shipped},
                 save_config_callback=None,
                 auto_configure_optimizers=False,
                 subclass_mode_model=subclass_mode_model,
                 load_from_checkpoint_support=False,
             )
         except ArgumentError as error:
-            raise UsageError(explain(error, self._options(verb), self._classes())) from error
-        except (MisconfigurationException, ModuleNotFoundError) as error:  # an accelerator that is not here, say
-            raise UsageError(str(error)) from error
+            raise UsageError(explain(error, self._subcommand_parsers[verb])) from error
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+            if told := usage_error_behind(error):
+                raise told from None
+            if not refused_by_lightning(error):
+                raise
+            raise UsageError(self._refusal(error)) from error
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            # Lightning ignores it from here on, and exits with 1.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise stop.__context__ from None
+        finally:
+            self._leave_no_empty_run()
 
-    def _options(self, verb: str) -> list[str]:
-        """Names of all options of a verb."""
-        return [action.dest for action in self._subcommand_parsers[verb]._actions]
+    def _refusal(self, error: Exception) -> str:
+        """What Lightning refused, behind the option of the trainer or of checkpoints that it names."""
+        text = first_line(error).strip()
+        chosen = self.config[self.subcommand]
+        if metric := re.search(r"(?:ModelCheckpoint\(monitor=|conditioned on metric )['`](.+?)['`]", text):
+            logged = [name for name in self.trainer.callback_metrics if name.startswith(("train/", "val/"))]
+            option = (
+                "--checkpoint.monitor" if metric[1] == chosen.checkpoint.monitor else "--trainer.callbacks: monitor"
+            )
+            return f"{option} must name a metric that is logged, got {metric[1]}; {nearest(metric[1], logged)}"
+        places = [
+            (found.start(), f"--{group}.{name}", value)
+            for group in ("trainer", "checkpoint")
+            for name, value in chosen[group].items()
+            if (found := re.search(rf"\b{name}\b|'{re.escape(str(value))}'", text))
+        ]
+        if not places:
+            return f"--trainer cannot be built: {text}"
+        _, option, value = min(places)
+        return f"{option} cannot be {value}: {text}"
 
-    def _classes(self) -> dict[str, tuple[type, ...]]:
-        """Options of model and data whose value is a class."""
-        return class_options("model", self.model_type) | class_options("data", self.datamodule_type)
+    def _leave_no_empty_run(self) -> None:
+        """Remove the folder of a run that wrong options ended before it wrote anything else than these."""
+        if self.folder is not None and [path.name for path in self.folder.glob("*")] == ["config.yaml"]:
+            (self.folder / "config.yaml").unlink()
+            self.folder.rmdir()
 
     # ------------------------------------------------------------------ before parsing
 
@@ -137,9 +178,13 @@ class Cli(LightningCLI):
         """``--run.name``, else the name of the last ``--config``, else the training verb: ``test`` finds its run."""
         given = option_value(words, "--run.name")
         config = option_value(words, "--config", "-c")
-        if given:
+        if given is not None:
             return given
         return Path(config).stem if config and Path(config).name != "config.yaml" else self.trains
+
+    def _name_in(self, config: Namespace) -> str:
+        """The name of the run once options are parsed: a config may hold it too."""
+        return self._run_name(self.words) if config.run.name is None else config.run.name
 
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         """Resolve ``--ckpt_path`` and put the config of its run in front.
@@ -156,13 +201,12 @@ class Cli(LightningCLI):
             words = [*words, "--ckpt_path", given]
         if given is None:
             return words, None
-        root, name = Path(option_value(words, "--run.root") or "runs"), self._run_name(words)
+        root, name = option_value(words, "--run.root"), self._run_name(words)
         if given == "last":
-            checkpoint = last_checkpoint(root, self.package, name)
+            versions = folder_of_name("runs" if root is None else root, self.package, name)
+            checkpoint = newest_whole_checkpoint(versions)
             if checkpoint is None:
-                raise UsageError(
-                    f"--ckpt_path last needs a run with a whole checkpoint, found none in {root / self.package / name}"
-                )
+                raise UsageError(f"--ckpt_path last needs a run with a whole checkpoint, found none in {versions}")
         else:
             checkpoint = Path(given)
             if not checkpoint.is_file():
@@ -172,6 +216,9 @@ class Cli(LightningCLI):
         words = replace_option(words, "--ckpt_path", str(checkpoint))
         folder = folder_of_checkpoint(checkpoint)
         if folder is not None:
+            writer = package_of_run(folder)
+            if writer not in (self.package, None):
+                raise UsageError(f"--ckpt_path must be of a run of {self.package}, got {checkpoint}, a run of {writer}")
             words = [words[0], "--config", str(folder / "config.yaml"), *words[1:]]
         return words, folder if verb == self.trains else None
 
@@ -206,6 +253,7 @@ class Cli(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """The parser of a verb, with the options that are its own."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_instantiator(built, object)
         self.add_verb_arguments(subcommand, parser)
         return parser
 
@@ -214,7 +262,25 @@ class Cli(LightningCLI):
         return []
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without Lightning's warning about programs that are called from Python."""
+        """Parse without Lightning's warning about programs that are called from Python.
+
+        ``--model.help``, and that of any other group of options, shows the group alone.
+        """
+        shown = self._subcommand_parsers.get(args[0])
+        for word in args:
+            group = word.removeprefix("--").removesuffix(".help")
+            groups = {} if shown is None else shown.groups or {}
+            if (
+                shown is None
+                or group not in groups
+                or word != f"--{group}.help"
+                or word in shown._option_string_actions
+            ):
+                continue
+            shown._action_groups = [options for name, options in groups.items() if f"{name}.".startswith(f"{group}.")]
+            shown.usage = SUPPRESS
+            shown.print_help()
+            shown.exit()
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -236,10 +302,9 @@ class Cli(LightningCLI):
             raise UsageError(f"trainer must hold options, such as trainer.max_epochs, got {config.trainer!r}")
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
-        name = config.run.name or self._run_name(self.words)
         if self.subcommand == self.trains:
             try:
-                self.folder = self.resumed or new_run_folder(Path(config.run.root), self.package, name)
+                self.folder = self.resumed or new_run_folder(config.run.root, self.package, self._name_in(config))
             except OSError as error:
                 raise UsageError(
                     f"--run.root must be a folder that can be written, got {config.run.root} ({error.strerror})"
@@ -260,24 +325,12 @@ class Cli(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
         if not self.parse_only:
-            with unwrapped():
-                super().instantiate_classes()
+            super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb.
-
-        Raises:
-            KeyboardInterrupt: Lightning has ended after one, as if all were well, and turned further ones off.
-        """
-        if self.parse_only:
-            return
-        try:
+        """Run the verb."""
+        if not self.parse_only:
             super()._run_subcommand(subcommand)
-        except SystemExit:
-            if not self.trainer.interrupted:
-                raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
 
     def part(self, name: Literal["model", "data"]) -> dict[str, Any]:
         """The arguments of the model or the data module, built from the options one by one, the whole not yet.
@@ -287,14 +340,19 @@ class Cli(LightningCLI):
         owner = self.model_type if name == "model" else self.datamodule_type
         parser = LightningArgumentParser()
         parser.add_class_arguments(owner, name, fail_untyped=False, instantiate=False, sub_configs=True)
+        parser.add_instantiator(built, object)
         chosen = Namespace({name: self.config[self.subcommand][name]})
-        with unwrapped():
+        try:
             return dict(vars(parser.instantiate_classes(chosen)[name]))
+        except ValueError as error:
+            if told := usage_error_behind(error):
+                raise told from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with this project's logger, record, checkpoint writer."""
         config = self.config_init[self.subcommand]
-        name = config.run.name or self._run_name(self.words)
+        name = self._name_in(config)
         if not config.trainer.logger and config.trainer.logger is not False:
             fit = self.subcommand == self.trains
             kwargs["logger"] = RunLogger(self.folder if fit else None, self.package, name)
@@ -311,8 +369,6 @@ class Cli(LightningCLI):
         ]
         # The record first: what draws the report reads it.
         kwargs["callbacks"] = [record, *(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
-        if self.folder is not None:
-            config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
         if str(config.trainer.precision) in ("64", "64-true"):
             raise UsageError(
                 f"--trainer.precision must be one for float32 images, such as 32-true or bf16-mixed, "
@@ -321,23 +377,65 @@ class Cli(LightningCLI):
         every = config.trainer.check_val_every_n_epoch
         if every is not None and every < 1:
             raise UsageError(f"--trainer.check_val_every_n_epoch must be at least 1 or null, got {every}")
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except UsageError:
-            raise
-        except (TypeError, ValueError) as error:  # an unknown strategy, say: Lightning checks some options only here
-            raise UsageError(f"--trainer: {first_line(error)}") from error
+        if config.trainer.limit_train_batches == 0 and self.subcommand == self.trains:
+            raise UsageError(f"--trainer.limit_train_batches must be above 0, got {config.trainer.limit_train_batches}")
+        if config.trainer.max_epochs is not None and config.trainer.max_epochs < -1:
+            raise UsageError(f"--trainer.max_epochs must be at least -1, for no end, got {config.trainer.max_epochs}")
+        check_accelerator(config.trainer.accelerator)
+        if config.checkpoint.dirpath is not None:
+            raise UsageError(
+                f"--checkpoint.dirpath must be null, for the run folder has them, got {config.checkpoint.dirpath}"
+            )
+        if "/" in (config.checkpoint.filename or ""):
+            raise UsageError(f"--checkpoint.filename must be a name without folders, got {config.checkpoint.filename}")
+        if self.folder is not None:
+            config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
+        return super().instantiate_trainer(**kwargs)
 
 
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise what a class has refused, not what the parser makes of it where the option may also be null."""
+def check_accelerator(name: object) -> None:
+    """Refuse an accelerator that this machine does not have.
+
+    Raises:
+        UsageError: It is unknown or not here.
+    """
+    here = [known for known in AcceleratorRegistry if AcceleratorRegistry[known]["accelerator"].is_available()]
+    if "cuda" in here or "mps" in here:
+        here.append("gpu")
+    if isinstance(name, str) and name not in ("auto", *here):
+        raise UsageError(f"--trainer.accelerator must be auto or {' or '.join(here)} on this machine, got {name}")
+
+
+def usage_error_behind(error: BaseException) -> UsageError | None:
+    """The error itself or the first behind it that tells about wrong input: jsonargparse puts its own in front."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UsageError):
+        cause = cause.__cause__
+    return cause
+
+
+def refused_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised an error, about options that it looks at only when it builds or runs."""
+    if isinstance(error, RuntimeError):
+        return "conditioned on metric" in str(error)  # early stopping on what nobody logs
+    *_, innermost = traceback.walk_tb(error.__traceback__)
+    return innermost[0].f_globals["__name__"].startswith("lightning.")
+
+
+def built(kind: type, *arguments: Any, **options: Any) -> Any:
+    """An object of a class that options name.
+
+    Raises:
+        UsageError: Its library refuses the options. An error from deeper inside is another matter.
+    """
     try:
-        yield
-    except ValueError as error:
-        if not isinstance(error, UsageError) and isinstance(error.__cause__, UsageError):
-            raise error.__cause__ from None
-        raise
+        return kind(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        *_, innermost = traceback.walk_tb(error.__traceback__)
+        place = innermost[0].f_globals["__name__"]
+        if isinstance(error, UsageError) or place.split(".")[0] != kind.__module__.split(".")[0]:
+            raise
+        raise UsageError(f"{kind.__name__} refuses its options: {first_line(error)}") from error
 
 
 def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:
@@ -360,72 +458,3 @@ def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:
         else:
             result.append(word)
     return result
-
-
-def explain(error: ArgumentError, options: Sequence[str], classes: Mapping[str, tuple[type, ...]]) -> str:
-    """One sentence from jsonargparse's nested message, with the nearest valid names.
-
-    Args:
-        error: What the parser said.
-        options: Names of all options.
-        classes: Options whose value is a class, with the base classes of which it must have one.
-    """
-    text = " ".join(str(error).split())
-    if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)", text):
-        name = unknown[1] or unknown[2]
-        return f"unknown option {name}; {nearest(name, options, limit=0)}".rstrip("; ")
-    # The message nests as the options do: each level names a key, and a class where the value is one.
-    key, owner = "", ""
-    while level := re.match(r"(?:Parser key \"([^\"]+)\":|Problem with given class_path '([^']+)':) ?", text):
-        key = f"{key}.{level[1]}".strip(".") if level[1] else key
-        owner = level[2] or owner
-        text = text[level.end() :]
-    given = re.search(r"dot import path string: (\S+)|Import path (\S+) does not", text)
-    if given and key in classes:
-        name = given[1] or given[2]
-        bases = classes[key]
-        known = [cls.__name__ for base in bases for cls in concrete_subclasses(base)]
-        kind = " or ".join(base.__name__ for base in bases)
-        return f"--{key} must name a class of kind {kind}, got {name}; {nearest(name.rsplit('.')[-1], known)}"
-    if refused := re.match(r"Option '([^']+)' is not accepted", text):
-        # Of a constructor with **options the parser finds out what these may be.
-        takes = ArgumentParser().add_class_arguments(cast(type, locate(owner)), fail_untyped=False)
-        return f"--{key}.{refused[1]} is no option of {owner.rsplit('.')[-1]}; {nearest(refused[1], takes)}"
-    if required := re.match(r"the following arguments are required: (.+)", text):
-        return f"--{key}.{required[1]} is required by {owner.rsplit('.')[-1]}"
-    kinds = dict.fromkeys(re.findall(r"Expected an? <class '([\w.]+)'>", text))
-    value = re.search(r"(?:Given|Got) value: (.*?)\.?(?: Got value: .*)?$", text)
-    if key and kinds and value:
-        return f"--{key} must be {' or '.join(kinds).replace('NoneType', 'null')}, got {value[1]}"
-    if text.startswith("Unexpected config: "):
-        return text.replace("Unexpected config:", "--config must be a YAML file of options, got", 1)
-    if text.startswith("Problems parsing config"):
-        return text.replace("Problems parsing config", "--config must be a YAML file of options", 1)
-    return f"--{key}: {text}" if key else text
-
-
-def class_options(prefix: str, owner: type) -> dict[str, tuple[type, ...]]:
-    """The arguments of ``owner`` whose value is a class of some kind, as ``prefix.argument`` to the base classes.
-
-    A factory ``Callable[[...], Base]`` counts as ``Base``; the fields of dataclasses are looked through.
-    """
-    found: dict[str, tuple[type, ...]] = {}
-    for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
-        for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
-            target = get_args(part)[-1] if get_origin(part) is Callable else part
-            if is_dataclass(target) and isinstance(target, type):
-                found |= class_options(f"{prefix}.{name}", target)
-            if inspect.isclass(target) and target.__module__ != "builtins":
-                found[f"{prefix}.{name}"] = (*found.get(f"{prefix}.{name}", ()), target)
-    return found
-
-
-def concrete_subclasses(base: type) -> list[type]:
-    """All public subclasses that can be built, deepest first where classes inherit from one another."""
-    found: dict[type, None] = {}
-    child: type
-    for child in base.__subclasses__():
-        found |= dict.fromkeys(concrete_subclasses(child))
-        if not inspect.isabstract(child) and not child.__name__.startswith("_"):
-            found[child] = None
-    return list(found)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS
 from importlib import import_module
 from importlib.resources import files
 from inspect import getdoc
@@ -19,6 +20,9 @@ from typing import get_args, get_origin, get_type_hints
 from shared.errors import RunError, UsageError
 
 CONFIG_FLAGS = ("--config", "-c")
+PLACE_FLAGS = ("--out", "--root", "--run.root")
+PLACE_ERRORS = (ENOENT, EEXIST, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENAMETOOLONG, ELOOP)
+"""What the system says about a place that is wrong, not about a disk or a device."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Program:
                 raise
             if debug:
                 traceback.print_exc()
+            if error.errno in PLACE_ERRORS and (given := option_of_place(words, error.filename)):
+                print(f"{self.name}: {' cannot be '.join(given)} ({error.strerror})", file=sys.stderr)
+                raise SystemExit(2) from None
             place = "" if error.filename is None else f": {error.filename}"
             print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
             raise SystemExit(1) from None
@@ -90,6 +97,9 @@ class Program:
             if verb is None:
                 names = [v.name for v in self.verbs] + ["configs"]
                 raise UsageError(f"unknown command {words[0]!r}; {nearest(words[0], names)}")
+            for flag in PLACE_FLAGS:
+                if option_value(words, flag) == "":
+                    raise UsageError(f"{flag} must be a place, got ''")
             module, function = verb.run.split(":")
             run: Callable[[list[str]], None] = getattr(import_module(module), function)
             run(words)
@@ -132,20 +142,15 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from shared.wrong_options import explain
+
     about = (getdoc(function) or "").partition("\nArgs:")[0].replace("``", "`")  # the arguments are told one by one
-    parser = ArgumentParser(prog=f"{program} {words[0]}", description=about, exit_on_error=False)
+    parser = ArgumentParser(prog=f"{program} {words[0]}", description=about, exit_on_error=False, allow_abbrev=False)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     try:
         options = parser.parse_args(_listed(function, words[1:]))
     except ArgumentError as error:
-        unknown = re.search(r"unrecognized arguments: (?:--)?([^\s=]+)", str(error))
-        if unknown:
-            known = [action.dest for action in parser._actions]
-            raise UsageError(f"unknown option {unknown[1]}; {nearest(unknown[1], known)}") from error
-        if missing := re.search(r"the following arguments are required: (.+)", str(error)):
-            names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
-            raise UsageError(f"{names} {'is' if ',' not in names else 'are'} required") from error
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(explain(error, parser)) from error
     function(**options.as_dict())
 
 
@@ -181,7 +186,7 @@ def nearest(word: str, names: Sequence[str], limit: int = 40) -> str:
     close = [folded[match] for match in get_close_matches(word.lower(), list(folded), n=3, cutoff=0.6)]
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"choose from {', '.join(sorted(names))}" if len(names) <= limit else ""
+    return f"choose from {', '.join(sorted(set(names)))}" if 0 < len(names) <= limit else ""
 
 
 def config_names(package: str) -> list[str]:
@@ -226,14 +231,32 @@ def option_value(words: Sequence[str], *flags: str) -> str | None:
     return value
 
 
+def option_of_place(words: Sequence[str], place: object) -> tuple[str, str] | None:
+    """The option, and its value, that names a file or folder, or one above or below it.
+
+    Example:
+        >>> option_of_place(["bench", "--out", "a", "--root=b"], "b/c.csv.tmp")
+        ('--root', 'b')
+    """
+    refused = Path(str(place or "").removesuffix(".tmp"))
+    for position, word in enumerate(words):
+        flag, equals, inline = word.partition("=")
+        value = inline if equals else words[position + 1] if position + 1 < len(words) else ""
+        on_the_way = value and (refused.is_relative_to(value) or refused in Path(value).parents)
+        if flag.startswith("--") and refused.parts and on_the_way:
+            return flag, value
+    return None
+
+
 def config_chain(package: str, value: str) -> list[Path]:
     """A config behind those that it builds upon: a line ``# base: NAME`` in its head names another one.
 
     Raises:
-        UsageError: One of them is neither a file nor shipped, or no text in UTF-8, or they name each other in a circle.
+        UsageError: One of them is neither a file nor shipped, or no YAML of options in UTF-8, or they name each other
+            in a circle.
     """
     chain = [find_config(package, value)]
-    while base := re.search(r"^# base: (\S+)$", _text_of(chain[0]), re.MULTILINE):
+    while base := re.search(r"^# base: (\S+)$", _options_in(chain[0]), re.MULTILINE):
         found = find_config(package, base[1])
         if found in chain:
             raise UsageError(f"--config must build upon other configs, got {value!r}, where {base[1]} comes twice")
@@ -241,11 +264,22 @@ def config_chain(package: str, value: str) -> list[Path]:
     return chain
 
 
-def _text_of(config: Path) -> str:
+def _options_in(config: Path) -> str:
+    """The text of a config that is known to hold options, or nothing."""
+    from yaml import YAMLError, safe_load
+
     try:
-        return config.read_text(encoding="utf-8")
+        text = config.read_text(encoding="utf-8")
+        options = safe_load(text)
     except UnicodeDecodeError as error:
         raise UsageError(f"--config must be a YAML file in UTF-8, got {config} ({error.reason})") from error
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        where = f"line {mark.line + 1}: {problem}" if mark else problem
+        raise UsageError(f"--config must be a YAML file of options, got {config} ({where})") from error
+    if not isinstance(options, dict | None):
+        raise UsageError(f"--config must be a YAML file of options, got {config}, which holds {options}")
+    return text
 
 
 def named_configs(package: str, words: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -8,6 +8,7 @@ Nothing heavy is imported here, so that the list of presets and their help answe
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import getdoc
 from pathlib import Path
@@ -51,7 +52,10 @@ def prepare(program: str, presets: Mapping[str, Preset], words: Sequence[str]) -
         if word.startswith("--preset="):
             del rest[position]
             break
-    run_function(program, presets[name], [f"prepare --preset {name}", *rest])
+    try:
+        run_function(program, presets[name], [f"prepare --preset {name}", *rest])
+    except UsageError as error:  # a reader names the option of the training commands, which is the preset's here
+        raise UsageError(re.sub(r"^data\.source\.", "--", str(error))) from error
 
 
 def overview(program: str, presets: Mapping[str, Preset]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -15,13 +16,24 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from shared.atomic import write_text
-from shared.checkpoints import newest_whole_checkpoint
+from shared.errors import UsageError
 from shared.versions import versions
 
 
-def new_run_folder(root: Path, package: str, name: str) -> Path:
+def folder_of_name(root: str | Path, package: str, name: str) -> Path:
+    """``root/package/name``, the folder of all versions of a run.
+
+    Raises:
+        UsageError: The name is not that of a single folder.
+    """
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise UsageError(f"--run.name must be the name of one folder, below --run.root, got {name!r}")
+    return Path(root) / package / name
+
+
+def new_run_folder(root: str | Path, package: str, name: str) -> Path:
     """Make and return the first free ``root/package/name/version_N``."""
-    parent = root / package / name
+    parent = folder_of_name(root, package, name)
     parent.mkdir(parents=True, exist_ok=True)
     taken = [int(p.name.removeprefix("version_")) for p in parent.glob("version_*") if p.name[8:].isdigit()]
     number = max(taken, default=-1) + 1
@@ -34,15 +46,17 @@ def new_run_folder(root: Path, package: str, name: str) -> Path:
             number += 1
 
 
-def last_checkpoint(root: Path, package: str, name: str) -> Path | None:
-    """The newest whole checkpoint among all versions of a run name, or ``None``."""
-    return newest_whole_checkpoint(root / package / name)
-
-
 def folder_of_checkpoint(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or ``None`` if it lies somewhere else."""
     folder = checkpoint.resolve().parent.parent
     return folder if (folder / "config.yaml").is_file() else None
+
+
+def package_of_run(folder: Path) -> str | None:
+    """The command that wrote a run folder, as the first line of its ``config.yaml`` tells."""
+    with (folder / "config.yaml").open(encoding="utf-8") as file:
+        first = re.match(r"# (\w+) ", file.readline())
+    return first and first[1]
 
 
 class RunLogger(Logger):

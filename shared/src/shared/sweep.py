@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tqdm import tqdm
@@ -75,7 +76,9 @@ def finished(record: Path) -> dict[str, Row]:
     return _read(record)[1]
 
 
-def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None = None) -> list[Row]:
+def run_cells(
+    cells: Sequence[Cell], work: str, record: Path, workers: int | None = None, check: str | None = None
+) -> list[Row]:
     """Run what the record does not hold yet and return the rows of all cells, in their order.
 
     Args:
@@ -83,14 +86,19 @@ def run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | Non
         work: ``module:function`` that runs one cell in a worker: ``(words) -> {column: value}``.
         record: The CSV file.
         workers: Worker processes; by default one per core.
+        check: ``module:function`` that a worker calls before the first run, with the words of enough cells to have
+            seen each of their names: what it refuses ends the sweep before it begins.
 
     Raises:
+        UsageError: There are no workers, or a cell is refused.
         RunError: Another process is at work on the record, cells failed (the others are recorded), or one keeps killing
             its worker.
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
     record.parent.mkdir(parents=True, exist_ok=True)
     with _alone(record):
-        return _run_cells(cells, work, record, workers)
+        return _run_cells(cells, work, record, workers, check)
 
 
 @contextmanager
@@ -106,7 +114,7 @@ def _alone(record: Path) -> Iterator[None]:
         yield
 
 
-def _run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None) -> list[Row]:
+def _run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | None, check: str | None) -> list[Row]:
     columns, known = _read(record)
     todo = [cell for cell in cells if cell.fingerprint not in known]
     if columns:
@@ -115,8 +123,10 @@ def _run_cells(cells: Sequence[Cell], work: str, record: Path, workers: int | No
         record.unlink(missing_ok=True)
     failures: list[str] = []
     if todo:
-        with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr) as bar:
-            for cell, result in _results(todo, work, workers or default_workers(len(todo))):
+        with tqdm(
+            total=len(cells), initial=len(cells) - len(todo), unit="run", desc="runs", file=sys.stderr, leave=False
+        ) as bar:
+            for cell, result in _results(todo, work, workers or default_workers(len(todo)), check):
                 bar.set_postfix_str(cell.label)
                 bar.update(1)
                 if isinstance(result, str):
@@ -133,7 +143,9 @@ def default_workers(cells: int) -> int:
     return max(1, min(cells, os.cpu_count() or 1, 16))
 
 
-def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[Cell, dict[str, str] | str]]:
+def _results(
+    cells: Sequence[Cell], work: str, workers: int, check: str | None
+) -> Iterator[tuple[Cell, dict[str, str] | str]]:
     """Yield each cell with its values, or with what went wrong, as they come; survives killed workers.
 
     When a worker dies, all workers end, and nobody knows whose cell it was: those that were at work go on alone, one
@@ -147,7 +159,12 @@ def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[C
         pool = ProcessPoolExecutor(crew, get_context("spawn"), _warm_up, (work, threads))
         done: set[str] = set()
         started: dict[Future[dict[str, str]], Cell] = {}
+        checking: Future[None] | None = None
         try:
+            if check is not None:
+                looked_at = [(cell.label, cell.words) for cell in _with_every_name(cells)]
+                checking, check = pool.submit(_check, check, looked_at), None
+                checking.result()
             queue = iter(batch)
             # No more cells than workers are handed out, so that when a worker dies we know who was at work.
             for cell in queue:
@@ -179,7 +196,8 @@ def _results(cells: Sequence[Cell], work: str, workers: int) -> Iterator[tuple[C
         finally:
             # At work still: ended before the pool is, which would wait for them and complain when Python exits.
             # Idle: left to end by themselves, for who is ended leaves its semaphores (a progress bar's lock) behind.
-            for process in list((pool._processes or {}).values()) if started else ():
+            at_work = started or (checking is not None and not checking.done())
+            for process in list((pool._processes or {}).values()) if at_work else ():
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
         waiting = [cell for cell in waiting if cell.fingerprint not in done]
@@ -208,7 +226,24 @@ def _work(work: str, words: tuple[str, ...]) -> dict[str, str]:
     return {**values, "seconds": f"{time.perf_counter() - began:.1f}"}
 
 
-def _function(path: str) -> Callable[[Sequence[str]], dict[str, str]]:
+def _with_every_name(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells in which a value of the key occurs for the first time: few of a grid, and all of its names."""
+    seen: set[tuple[str, str]] = set()
+    for cell in cells:
+        if not seen.issuperset(cell.key.items()):
+            seen.update(cell.key.items())
+            yield cell
+
+
+def _check(check: str, cells: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    for label, words in cells:
+        try:
+            _function(check)(words)
+        except UsageError as error:
+            raise UsageError(f"{label}: {error}") from None
+
+
+def _function(path: str) -> Callable[[Sequence[str]], Any]:
     module, name = path.split(":")
     return getattr(import_module(module), name)
 

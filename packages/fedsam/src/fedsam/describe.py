@@ -87,6 +87,9 @@ def described(words: list[str]) -> str:
     from fedsam.module import FederatedSegmenter
 
     options, missing = _options(words)
+    for name in ("classes", "clients"):
+        if options.chosen[name] is not None and options.chosen[name] < 1:
+            raise UsageError(f"--{name} must be at least 1, got {options.chosen[name]}")
     data = VolumeDataModule(**options.part("data"))
     absent = f"needs --{missing}" if missing else _absence(data)
     classes, clients = _sizes(options, data, absent)
@@ -127,11 +130,10 @@ def _options(words: list[str]) -> tuple["FitOptions", str | None]:
     try:
         return FitOptions(words, own), None
     except UsageError as error:
-        required = re.match(r"--data\.source\.(\w+(?:, \w+)*) (?:is|are) required", str(error))
-        if required is None:
+        missing = re.findall(r"--(data\.source\.\w+)(?=.* required by)", str(error))
+        if not missing:
             raise
     # Never used: the data count as absent.
-    missing = [f"data.source.{name}" for name in required[1].split(", ")]
     for name in missing:
         words = [*words, f"--{name}", '{"1": 1}' if name.endswith(".labels") else "."]
     return FitOptions(words, own), " and --".join(missing)

@@ -86,13 +86,13 @@ def stock_sam_state(model: Sam, image_size: int | None = None) -> tuple[dict[str
             1024. ``None``: they stay as they are.
 
     Raises:
-        UsageError: The model has adapters between slices, for which a plain SAM has no place.
+        UsageError: The model has adapters between slices, for which a plain SAM has no place, or the size is none.
     """
     if not model.slice_wise:
         raise UsageError("a model with adapters between slices cannot be written as a plain SAM")
-    side = image_size or model.image_size
-    if side % model.measures.patch:
-        raise UsageError(f"image_size must be a multiple of {model.measures.patch}, got {side}")
+    side = model.image_size if image_size is None else image_size
+    if side < 1 or side % model.measures.patch:
+        raise UsageError(f"--image_size must be a positive multiple of {model.measures.patch}, got {side}")
     grid = side // model.measures.patch
     merged = merged_state(model)
     for name, tensor in merged.items():

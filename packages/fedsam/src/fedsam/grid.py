@@ -16,6 +16,7 @@ from shared.sweep import Cell, fingerprint
 
 T = TypeVar("T")
 WORK = "fedsam.grid:train"
+CHECK = "fedsam.grid:check"
 REGIMES = ("federated", "local", "centralised")
 
 
@@ -61,6 +62,17 @@ def cell(variant: str, regime: str, seed: int, rounds: int, config: str, out: Pa
         words=("fit", *where, *options, *quiet),
         fingerprint=fingerprint(options, configs, f"{__version__} {version('medley-shared')}"),
     )
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one run and run nothing.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    from fedsam.training import build
+
+    build(words, callbacks=[], parse_only=True)
 
 
 def train(words: Sequence[str]) -> dict[str, str]:

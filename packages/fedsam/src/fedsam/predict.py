@@ -1,5 +1,6 @@
 """``fedsam predict``: label volumes and pictures of any scans, or of the test volumes."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from shared.errors import UsageError
 if TYPE_CHECKING:
     from fedsam.options import FitOptions
     from fedsam.trained import Trained
-    from fedsam.volumes import Volume
+    from fedsam.volumes import Case, Volume
 
 HELP = """\
 usage: fedsam predict [--scans PLACE ...] [--out DIR] [--ckpt_path P | --weights FILE] [options of fit]
@@ -92,9 +93,13 @@ def model_of(words: list[str], own: dict[str, dict[str, Any]]) -> tuple["FitOpti
     if weights is None and option_value(words, "--ckpt_path") is None:
         words = [*words, "--ckpt_path", "last"]
     options = FitOptions(words, own)
-    if weights is None:
-        return options, from_run(options)
-    return options, from_file(Path(weights), options.chosen.base)
+    base, site = options.chosen.get("base"), options.chosen.get("site")
+    if weights is None and base is not None:
+        raise UsageError(f"--base must come with --weights, got {base} alone")
+    trained = from_run(options) if weights is None else from_file(Path(weights), base)
+    if site is not None:
+        trained.reading.normalisation(site)  # refuses an unknown one, also where it would change nothing
+    return options, trained
 
 
 def scans(trained: "Trained", places: list[str], site: str | None) -> Iterator["Volume"]:
@@ -103,9 +108,16 @@ def scans(trained: "Trained", places: list[str], site: str | None) -> Iterator["
     from fedsam.window_dataset import anti_transposed_volume
 
     reading = trained.reading
-    cases = scans_at(places, reading.normalisation(site), reading.slice_axis, reading.channel)
-    volumes = (case.read() for case in cases)
+    volumes = _read(scans_at(places, reading.normalisation(site), reading.slice_axis, reading.channel))
     return (anti_transposed_volume(volume) for volume in volumes) if reading.anti_transposed else volumes
+
+
+def _read(cases: "Iterable[Case]") -> Iterator["Volume"]:
+    for case in cases:
+        try:
+            yield case.read()
+        except UsageError as error:  # the readers name the option of fit
+            raise UsageError(re.sub(r"^data\.source(?=:)", "--scans", str(error))) from error
 
 
 def test_volumes(options: "FitOptions", trained: "Trained") -> Iterable["Volume"]:

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from fedsam.grid import REGIMES, WORK, cell, different
+from fedsam.grid import CHECK, REGIMES, WORK, cell, different
 from shared.commands import run_function
 from shared.sweep import run_cells
 
@@ -53,7 +53,7 @@ def run(words: list[str]) -> None:
             for variant in variants
             for regime in regimes
         ]
-        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rows = run_cells(cells, WORK, folder / "results.csv", workers, CHECK)
         from fedsam.sweep_report import write_report
 
         print(write_report(rows, variants, regimes, rounds, folder, shlex.join(["fedsam", *words])))

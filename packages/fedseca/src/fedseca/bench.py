@@ -1,7 +1,6 @@
 """``fedseca bench``: how long the server rules take, and how much memory, over clients K and coordinates d."""
 
 import csv
-import inspect
 import io
 import warnings
 from collections.abc import Sequence
@@ -172,20 +171,26 @@ def build(text: str) -> "VectorAggregator":
 
 def _instance(text: str, known: Sequence[str], module: Any, whole: str) -> Any:
     import yaml
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from shared.wrong_options import explain
 
     name, _, settings = text.partition(":")
     if name not in known:
         raise UsageError(f"--rules must name server rules, got {name!r} in {whole!r}; {nearest(name, known)}")
     pairs = [setting.partition("=") for setting in settings.split(",") if setting]
+    if not all(equals and value for _, equals, value in pairs):
+        raise UsageError(f"--rules must hold CLASS or CLASS:OPTION=VALUE, got {whole!r}")
     options = {option: yaml.safe_load(value) for option, _, value in pairs}
-    takes = list(inspect.signature(getattr(module, name)).parameters)
+    parser = ArgumentParser(exit_on_error=False)
+    takes = parser.add_class_arguments(getattr(module, name), fail_untyped=False)
     for option in options:
         if option not in takes:
             raise UsageError(f"--rules: {option} is no option of {name}; {nearest(option, takes)}")
     try:
-        return getattr(module, name)(**options)
-    except TypeError as error:
-        raise UsageError(f"--rules: {whole!r} must give {name} values that it understands ({error})") from error
+        return getattr(module, name)(**parser.parse_object(options).as_dict())
+    except ArgumentError as error:
+        raise UsageError(f"--rules: in {whole!r} {explain(error, parser).removeprefix('--')}") from error
 
 
 def measure(text: str, updates: Any, repeats: int, bandwidth: float) -> Measurement:

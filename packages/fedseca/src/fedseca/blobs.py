@@ -58,6 +58,7 @@ class Blobs(Source):
             ("test", test, 1),
             ("classes", classes, 2),
             ("size", size, 4),
+            ("seed", seed, 0),
         ):
             if value < least:
                 raise UsageError(f"data.source.{option} must be at least {least}, got {value}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedseca.grid import WORK, cell, different
+from fedseca.grid import CHECK, WORK, cell, different
 from shared.commands import run_function
 from shared.sweep import Row, run_cells
 
@@ -56,7 +56,7 @@ def compare_rules(
     cells = [
         cell(rule, attack, seed, rounds, config, out, extra) for rule in rules for attack in attacks for seed in seeds
     ]
-    rows = run_cells(cells, WORK, out / "results.csv", workers)
+    rows = run_cells(cells, WORK, out / "results.csv", workers, CHECK)
     from fedseca.compare_report import write_report
 
     print(write_report(rows, rules, attacks, rounds, out))

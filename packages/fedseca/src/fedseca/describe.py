@@ -58,6 +58,8 @@ def described(words: list[str]) -> str:
     data = FederatedImages(**options.part("data"))
     absent = f"needs --{missing}" if missing else _absence(data)
     channels, classes = (data.in_channels, data.num_classes) if absent is None else _known(data, options, absent)
+    if options.chosen.classes not in (None, classes):
+        raise UsageError(f"--classes must be that of the data, {classes}, got {options.chosen.classes}")
     # On the meta device tensors have shapes and no numbers: a model of any size takes no memory and no time.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*a no-op.*")
@@ -77,16 +79,15 @@ def _options(words: list[str]) -> tuple["FitOptions", str | None]:
     """The parsed options, and the option of the reader that is missing if one is."""
     from fedseca.options import FitOptions
 
-    missing: str | None = None
-    while True:
-        try:
-            return FitOptions(words, {"classes": int}), missing
-        except UsageError as error:
-            required = re.match(r"--(data\.source\.\w+) is required", str(error))
-            if required is None or required[1] == missing:
-                raise
-            missing = required[1]
-            words = [*words, f"--{missing}", "."]  # never read: the data count as absent
+    try:
+        return FitOptions(words, {"classes": int}), None
+    except UsageError as error:
+        missing = re.findall(r"--(data\.source\.\w+)(?=.* required by)", str(error))
+        if not missing:
+            raise
+    for name in missing:
+        words = [*words, f"--{name}", "."]  # never read: the data count as absent
+    return FitOptions(words, {"classes": int}), " and --".join(missing)
 
 
 def _absence(data: "FederatedImages") -> str | None:
@@ -104,7 +105,9 @@ def _known(data: "FederatedImages", options: "FitOptions", absent: str) -> tuple
     """Channels and classes without the data."""
     source = data.source
     channels = data.channels or source.stored_channels
-    classes = options.chosen.classes or (len(source.class_names) if source.class_names else None)
+    classes = len(source.class_names) if source.class_names else options.chosen.classes
+    if classes is not None and classes < 2:
+        raise UsageError(f"--classes must be at least 2, got {classes}")
     unknown = [name for name, value in (("--data.channels", channels), ("--classes", classes)) if value is None]
     if channels is None or classes is None:
         raise UsageError(

@@ -9,13 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from shared.commands import config_chain, config_path, find_config, named_configs
+from shared.commands import config_chain, config_path, named_configs
 from shared.errors import RunError, UsageError
 from shared.sweep import Cell, fingerprint
 
 T = TypeVar("T")
 METRIC = "test/macro_f1"
 WORK = "fedseca.grid:train"
+CHECK = "fedseca.grid:check"
 FLAGS = {"rules": "--model.aggregator", "attacks": "--model.attack", "partitions": "--data.partition"}
 """What an entry of each list stands for on the command line of ``fedseca fit``."""
 
@@ -88,7 +89,7 @@ def cell(
     configs = [config_path("fedseca", "fit"), *config_chain("fedseca", config), *given]
     where = [
         "--config",
-        str(find_config("fedseca", config)),
+        config,
         "--run.root",
         str(out / "cells"),
         "--run.name",
@@ -100,6 +101,17 @@ def cell(
         words=("fit", *where, *options, *quiet),
         fingerprint=fingerprint(options, configs, f"{version('fedseca')} {version('medley-shared')}"),
     )
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one run and run nothing.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    from fedseca.training import build
+
+    build(words, callbacks=[], parse_only=True)
 
 
 def train(words: Sequence[str]) -> dict[str, str]:

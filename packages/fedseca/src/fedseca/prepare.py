@@ -34,6 +34,8 @@ def fed_isic2019(root: str, out: str, shorter_side: int = 224) -> None:
     from fedseca.isic2019 import IMAGE_FOLDER, SPLIT_TABLES, TEST_TABLE, TRAIN_TABLES, prepare_isic2019
     from shared.data.sources import existing
 
+    if shorter_side < 1:
+        raise UsageError(f"--shorter_side must be at least 1, got {shorter_side}")
     source = existing(root, "--root", "folder")
     raw = source / "ISIC_2019_Training_Input"
     images = raw if raw.is_dir() else source
@@ -141,7 +143,7 @@ def blobs(
     if layout == "npz":
         arrays: dict[str, np.ndarray] = {}
         for part, data in (("train", sets.train), ("test", sets.test)):
-            arrays |= {f"x_{part}": _pixels(data), f"y_{part}": data.labels.astype(np.uint8)}
+            arrays |= {f"x_{part}": _pixels(data), f"y_{part}": data.labels.astype(np.min_scalar_type(classes))}
         write_npz(folder / "blobs.npz", **arrays, class_names=np.array(sets.train.class_names))
         print(folder / "blobs.npz")
         return

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from fedseca.grid import WORK, cell, different
+from fedseca.grid import CHECK, WORK, cell, different
 from shared.commands import run_function
 from shared.sweep import run_cells
 
@@ -58,7 +58,7 @@ def run(words: list[str]) -> None:
             for rule in rules
             for attack in attacks
         ]
-        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rows = run_cells(cells, WORK, folder / "results.csv", workers, CHECK)
         from fedseca.sweep_report import write_report
 
         print(write_report(rows, rules, attacks, partitions, rounds, folder, shlex.join(["fedseca", *words])))

@@ -119,4 +119,5 @@ def read_npz(path: Path, keys: set[str], option: str) -> dict[str, np.ndarray]:
     except (OSError, EOFError, TypeError, BadZipFile, ValueError) as error:  # a lone .npy array is a TypeError
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{option} must be a readable .npz archive of plain arrays, got {path} ({error})") from error
+        why = "" if "pickle" in str(error) else f" ({error})"  # NumPy takes any other file for a pickle
+        raise UsageError(f"{option} must be a readable .npz archive of plain arrays, got {path}{why}") from error

@@ -57,6 +57,10 @@ class ClientTraining:
             raise UsageError(f"client.accumulate must be at least 1, got {self.accumulate}")
         if self.batched not in ("auto", "always", "never"):
             raise UsageError(f"client.batched must be auto, always or never, got {self.batched}")
+        # Their options are looked at when they are built, which would otherwise be in the first round.
+        optimizer = self.optimizer([torch.nn.Parameter(torch.zeros(1, 1, device="cpu"))])
+        if self.scheduler is not None:
+            self.scheduler(optimizer)
 
     def steps_per_epoch(self, batches: int) -> int:
         """Steps of the optimiser in one pass over so many batches."""

@@ -73,6 +73,8 @@ class FederatedModule(ServerWork):
         super().__init__()
         if not 0 < participation <= 1:
             raise UsageError(f"model.participation must be above 0 and at most 1, got {participation}")
+        if min_clients < 1:
+            raise UsageError(f"model.min_clients must be at least 1, got {min_clients}")
         if len(set(byzantine)) != len(byzantine):
             raise UsageError(f"model.byzantine must name each hostile client once, got {list(byzantine)}")
         self.local = local

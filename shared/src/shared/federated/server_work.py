@@ -52,8 +52,8 @@ class ServerWork(ClientWork):
         """Refuse a federation with which the attack or the rule has no meaning.
 
         Raises:
-            UsageError: A hostile client is none of the clients, they are no minority, the rule needs more uploads, or
-                the attack can do nothing against the rule.
+            UsageError: A hostile client is none of the clients, they are no minority, a round has too few clients to
+                count or for the rule, or the attack can do nothing against the rule.
         """
         clients = len(client_ids)
         unknown = [k for k in self.byzantine if k not in client_ids]
@@ -65,6 +65,10 @@ class ServerWork(ClientWork):
                 f"got {len(self.byzantine)} hostile of {clients}"
             )
         uploads = self.participants(clients)
+        if self.min_clients > uploads:
+            raise UsageError(
+                f"model.min_clients must be at most the {uploads} clients of a round, got {self.min_clients}"
+            )
         if isinstance(self.aggregator, VectorAggregator):
             self.aggregator.check(uploads)
         else:
