@@ -8,10 +8,11 @@ import pytest
 
 from finelip import grid
 from finelip.data import CaptionDataModule
-from finelip.grid import AXES, PAPER, cell, variants
+from finelip.grid import AXES, PAPER, cell, check, variants
 from finelip.module import FineLIPModule
 from finelip.training import FinelipCli
 from shared.commands import config_path
+from shared.errors import UsageError
 
 PAIRS = ["--data.source.pairs", "8", "--data.source.validation_pairs", "8", "--data.source.test_pairs", "8"]
 
@@ -110,3 +111,9 @@ def test_runs_are_told_apart_by_what_decides_about_them(tmp_path: Path, monkeypa
     )
     after = prints()
     assert {each for each in before if before[each] != after[each]} == {("loss", "long_clip")}
+
+
+def test_a_wrong_option_of_a_sweeps_runs_is_told_before_they_begin() -> None:
+    check(("fit", "--model.k_text", "4"))
+    with pytest.raises(UsageError, match=r"unknown option model.k_txt; did you mean .*model.k_text"):
+        check(("fit", "--model.k_txt", "4"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import UsageError
-from usssl.grid import cell, named_inits
+from usssl.grid import cell, check, named_inits
 from usssl.sweep_report import label_efficiency, markdown, mean_and_sd, table, write_report
 
 SCORES = {
@@ -109,3 +109,9 @@ def test_files_are_named_after_their_runs(tmp_path: Path) -> None:
 def test_refused_starts(inits: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         named_inits(inits)
+
+
+def test_a_wrong_option_of_a_sweeps_runs_is_told_before_they_begin() -> None:
+    check(("finetune", "--model.freeze", "true"))
+    with pytest.raises(UsageError, match=r"unknown option model.freez; did you mean .*model.freeze"):
+        check(("finetune", "--model.freez", "true"))

@@ -13,6 +13,7 @@ from shared.commands import config_chain, config_path, named_configs
 from shared.sweep import Cell, fingerprint
 
 WORK = "finelip.grid:train"
+CHECK = "finelip.grid:check"
 DEFAULT = "default"
 
 PAPER = ("positions", "ratio", "refinement", "loss")
@@ -92,6 +93,17 @@ def cell(axis: str, value: str, seed: int, epochs: int | None, config: str, out:
         words=("fit", *where, *options, *quiet),
         fingerprint=fingerprint(options, configs, f"{__version__} {version('medley-shared')}"),
     )
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one run and run nothing.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    from finelip.training import build
+
+    build(list(words), parse_only=True)
 
 
 def train(words: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import shlex
 
-from finelip.grid import AXES, PAPER, WORK, cell, variants
+from finelip.grid import AXES, CHECK, PAPER, WORK, cell, variants
 from finelip.one_or_several import OneOrSeveral, several
 from shared.commands import nearest, run_function
 from shared.errors import UsageError
@@ -57,7 +57,7 @@ def run(words: list[str]) -> None:
         cells = [
             cell(axis, value, seed, epochs, config, folder, extra) for seed in seeds for axis, value in variants(axes)
         ]
-        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rows = run_cells(cells, WORK, folder / "results.csv", workers, CHECK)
         from finelip.sweep_report import write_report
 
         print(write_report(rows, folder, shlex.join(["finelip", *words])))

@@ -1,6 +1,7 @@
 """``finelip fit | validate | test``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
@@ -74,9 +75,12 @@ def follow_seed(config: Namespace) -> None:
         config.data.seed = given
 
 
-def build(words: Sequence[str], callbacks: Sequence[Callback] = ()) -> FinelipCli:
-    """Run a training command with these callbacks beside the configured ones."""
-    return FinelipCli("finelip", FineLIPModule, CaptionDataModule, words, callbacks=callbacks)
+def build(words: Sequence[str], callbacks: Sequence[Callback] = (), **options: Any) -> FinelipCli:
+    """Run a training command with these callbacks beside the configured ones.
+
+    ``options`` are those of :class:`shared.cli.Cli`.
+    """
+    return FinelipCli("finelip", FineLIPModule, CaptionDataModule, words, callbacks=callbacks, **options)
 
 
 def run(words: list[str]) -> None:
@@ -86,6 +90,5 @@ def run(words: list[str]) -> None:
 
 def source_of(options: Sequence[str]) -> PairSource:
     """The source of captioned pictures that the options of ``finelip fit`` name; no model is built."""
-    parsed = FinelipCli("finelip", FineLIPModule, CaptionDataModule, ["fit", *options], parse_only=True)
-    source: PairSource = parsed.part("data")["source"]
+    source: PairSource = build(["fit", *options], parse_only=True).part("data")["source"]
     return source

@@ -15,6 +15,7 @@ from shared.sweep import Cell, fingerprint
 from usssl import __version__
 
 WORK = "usssl.grid:train"
+CHECK = "usssl.grid:check"
 MODES = ("full", "linear")
 WORDS = ("random", "imagenet")
 
@@ -105,6 +106,17 @@ def cell(
         words=("finetune", *where, "--model.init", init, *options, *quiet, *kept),
         fingerprint=fingerprint([weights, *options], configs, f"{__version__} {version('medley-shared')}"),
     )
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one run and run nothing.
+
+    Raises:
+        UsageError: One of them is wrong.
+    """
+    from usssl.training import build_classifier
+
+    build_classifier(list(words), parse_only=True)
 
 
 def train(words: Sequence[str]) -> dict[str, str]:

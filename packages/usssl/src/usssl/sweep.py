@@ -7,7 +7,7 @@ from shared.commands import run_function
 from shared.errors import UsageError
 from shared.outputs import output_folder
 from shared.sweep import run_cells
-from usssl.grid import MODES, WORK, cell, check_seeds, features_folder, named_inits
+from usssl.grid import CHECK, MODES, WORK, cell, check_seeds, features_folder, named_inits
 
 
 def run(words: list[str]) -> None:
@@ -65,7 +65,7 @@ def run(words: list[str]) -> None:
             for mode in modes
             for name, init in starts.items()
         ]
-        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rows = run_cells(cells, WORK, folder / "results.csv", workers, CHECK)
         rmtree(features_folder(folder), ignore_errors=True)
         from usssl.sweep_report import write_report
 

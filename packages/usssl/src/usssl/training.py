@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -214,8 +215,11 @@ def choose_init(config: Namespace) -> None:
     print(f"initial weights: the newest pretraining, {run}")
 
 
-def build_pretraining(words: Sequence[str], callbacks: Sequence[Callback] = ()) -> PretrainCli:
-    """Run ``pretrain`` with these callbacks beside the configured ones."""
+def build_pretraining(words: Sequence[str], callbacks: Sequence[Callback] = (), **options: Any) -> PretrainCli:
+    """Run ``pretrain`` with these callbacks beside the configured ones.
+
+    ``options`` are those of :class:`shared.cli.Cli`.
+    """
     return PretrainCli(
         "usssl",
         Pretraining,
@@ -223,23 +227,17 @@ def build_pretraining(words: Sequence[str], callbacks: Sequence[Callback] = ()) 
         words,
         callbacks=callbacks,
         trainer_class=UltrasoundTrainer,
+        **options,
     )
 
 
 def parsed_pretraining(options: Sequence[str]) -> PretrainCli:
     """The options of ``pretrain`` and nothing built, written or run: for what looks at the data alone."""
-    return PretrainCli(
-        "usssl",
-        Pretraining,
-        UltrasoundVideoDataModule,
-        ["pretrain", *options],
-        parse_only=True,
-        trainer_class=UltrasoundTrainer,
-    )
+    return build_pretraining(["pretrain", *options], parse_only=True)
 
 
-def build_classifier(words: Sequence[str], callbacks: Sequence[Callback] = ()) -> FinetuneCli:
-    """Run ``finetune``, ``validate`` or ``test`` with these callbacks beside the configured ones."""
+def build_classifier(words: Sequence[str], callbacks: Sequence[Callback] = (), **options: Any) -> FinetuneCli:
+    """Run ``finetune``, ``validate`` or ``test``, with callbacks and options as for :func:`build_pretraining`."""
     return FinetuneCli(
         "usssl",
         Finetuning,
@@ -247,6 +245,7 @@ def build_classifier(words: Sequence[str], callbacks: Sequence[Callback] = ()) -
         words,
         callbacks=[BestCheckpoint(), *callbacks],
         trainer_class=UltrasoundTrainer,
+        **options,
     )
 
 
