@@ -91,6 +91,8 @@ class Program:
         elif words[0] == "--version":
             print(f"{self.name} {import_module(self.name).__version__}")
         elif words[0] == "configs":
+            if len(words) > 1:
+                raise UsageError(f"configs takes no options, got {words[1]}")
             print(self.list_configs())
         else:
             verb = {verb.name: verb for verb in self.verbs}.get(words[0])

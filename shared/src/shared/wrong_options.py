@@ -29,6 +29,8 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
         name = unknown[1] or unknown[2]
         known = [option for option in types if "help" not in option and not option.startswith("print_")]
         return f"unknown option {name}; {nearest(name, known, limit=20)}".rstrip("; ")
+    if linked := re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', text):
+        return f"--{linked[1]} cannot be given, it follows from {linked[2]}"
     if bare := re.search(r"argument (?:\S*/)?(--[^\s:]+): expected", text):
         return f"{bare[1]} must have a value, got none"
     # The message nests as the options do: each level names a key, and a class where the value is one.
