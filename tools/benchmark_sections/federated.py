@@ -137,7 +137,7 @@ def flower_load(record: dict[str, Any]) -> str:
         for row in record["results"]
     ]
     return (
-        "## Many clients over Flower\n\n"
+        "## Memory of Flower's server\n\n"
         "`benchmarks/flower_load.py`: simulated clients of a ResNet-18 (11 M numbers) that send back what they got. "
         "Uploads are added up one by one; the bound is window + 4 vectors of the sum and 16 that Flower and Ray carry. "
         f"{machine(record)}\n\n{markdown(columns, rows)}\n"
