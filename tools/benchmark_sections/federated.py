@@ -115,9 +115,10 @@ def flower_rounds(record: dict[str, Any]) -> str:
         "## Rounds over Flower\n\n"
         "`benchmarks/flower_rounds.py`: clients send back what they got, plain averaging, clock time of a round. The "
         "deployment is a SuperLink and one SuperNode per client as processes of this machine, with TLS and node keys; "
-        "Flower starts a process for every message to a node, which here imports nothing else. The floor copies all "
-        "messages once. *Wire / ledger*: bytes between one node and the SuperLink, TLS and idle talk included, over "
-        f"those that the ledger counts. {machine(record)}\n\n{markdown(columns, rows)}\n"
+        "Flower starts a process for every message to a node, which here imports nothing else; at most eight nodes are "
+        "asked at once. The floor copies all messages once. *Wire / ledger*: bytes between one node and the SuperLink, "
+        "TLS and idle talk included, over those that the ledger counts. "
+        f"{machine(record)}\n\n{markdown(columns, rows)}\n"
     )
 
 
