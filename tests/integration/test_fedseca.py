@@ -185,11 +185,12 @@ def test_a_saved_config_repeats_the_run(empty_folder: Path) -> None:
 
 
 def test_shipped_then_file_then_flag(empty_folder: Path) -> None:
-    (empty_folder / "mine.yaml").write_text("data:\n  batch_size: 8\n  clients: 6\n")
+    (empty_folder / "mine.yaml").write_text("seed_everything: 5\ndata:\n  batch_size: 8\n  clients: 6\n")
     fit("--trainer.max_epochs", "1", "--config", "mine.yaml", "--data.clients", "7")
     config = (empty_folder / "runs" / "fedseca" / "mine" / "version_0" / "config.yaml").read_text()
     assert "clients: 7\n" in config
-    assert "batch_size: 8\n" in config
+    assert "batch_size: 16\n" in config  # a flag of TINY, in front of the file
+    assert "seed_everything: 5\n" in config
     assert "max_epochs: 1\n" in config
     assert "gamma: 0.9\n" in config
 

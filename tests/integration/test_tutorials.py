@@ -66,7 +66,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
     """An empty working folder; sweeps train in this process, which has the libraries already."""
 
-    def one_by_one(cells: Sequence[Any], work: str, workers: int) -> Iterator[tuple[Any, dict[str, str]]]:
+    def one_by_one(cells: Sequence[Any], work: str, *rest: Any) -> Iterator[tuple[Any, dict[str, str]]]:
         for cell in cells:
             yield cell, shared.sweep._work(work, cell.words)
 

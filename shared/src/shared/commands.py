@@ -159,7 +159,10 @@ def run_function(program: str, function: Callable[..., None], words: Sequence[st
 def _listed(function: Callable[..., None], words: Sequence[str]) -> list[str]:
     """The options, single values of those that take a list put into brackets."""
     lists = {
-        f"--{name}": get_args(kind)[0] for name, kind in get_type_hints(function).items() if get_origin(kind) is list
+        f"--{name}": get_args(part)[0]
+        for name, kind in get_type_hints(function).items()
+        for part in (kind, *get_args(kind))  # list[str], or list[str] | None
+        if get_origin(part) is list
     }
     result: list[str] = []
     rest = iter(words)
@@ -168,7 +171,7 @@ def _listed(function: Callable[..., None], words: Sequence[str]) -> list[str]:
         value = None if flag not in lists else inline if equals else next(rest, None)
         if value is None:  # another option, or one without a value, which the parser refuses
             result.append(word)
-        elif value.startswith(("[", "-")):
+        elif value.startswith(("[", "-")) or value == "null":
             result += [word] if equals else [word, value]
         else:
             result += [flag, json.dumps([value]) if lists[flag] is str else f"[{value}]"]
