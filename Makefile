@@ -43,7 +43,7 @@ demo: $(STAMP) ## run the main job of every package on its own data; ends with o
 	$(BIN)/fedseca compare --out runs/demo/fedseca/compare -- --model.network.width 16
 	$(BIN)/python tools/demo_report.py runs/demo
 
-# A file of tests stays with one process, since its tests share what is costly to set up. A process takes 1 to 2 GB.
+# A file of tests stays with one process, since its tests share what is costly to set up. A process grows to some 3 GB.
 test: lint ## lint, then run the tests on all cores (ARGS="-k name" reaches pytest)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 

@@ -47,11 +47,9 @@ def is_loopback(host: str | bytes | None) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c() -> Iterator[None]:
-    """Lightning ignores Ctrl-C for the rest of the process once a training was interrupted."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
+def _ctrl_c() -> None:
+    """Ctrl-C interrupts: a process in the background ignores it, and Lightning does once a training was interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
