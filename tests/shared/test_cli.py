@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.optim import SGD
 
-from shared.cli import built, check_accelerator, replace_option
+from shared.cli import built, replace_option
 from shared.commands import (
     Program,
     Verb,
@@ -48,13 +48,6 @@ def test_the_other_private_names_are_there() -> None:
     parser = ArgumentParser()
     parser.add_argument("--some.option", type=int)
     assert "some.option" in [action.dest for action in parser._actions]
-
-
-def test_an_accelerator_must_be_here() -> None:
-    check_accelerator("auto")
-    check_accelerator("cpu")
-    with pytest.raises(UsageError, match=r"--trainer.accelerator must be auto or cpu.* on this machine, got warp"):
-        check_accelerator("warp")
 
 
 def test_what_a_library_refuses_names_its_class() -> None:

@@ -15,7 +15,7 @@ from usssl.clip_retrieval import centred_pixels, embedded, frames_at, same_clip_
 from usssl.feature_spread import feature_variance, mean_cosine_distance
 from usssl.sources.clips import ArrayReader, Clip
 from usssl.trained import backbone_of
-from usssl.variance_cell import fixed_network, sampling_words
+from usssl.variance_cell import check, fixed_network, sampling_words
 from usssl.variance_report import of_axis, picture, table, write_report
 from usssl.variance_study import cell
 
@@ -31,6 +31,8 @@ COMMON = {
     "finetune": [],
     "out": "runs",
 }
+FEW_CLIPS = ["--data.source", "PhantomVideos", "--data.source.videos", "4", "--data.source.validation", "0"]
+FEW_CLIPS += ["--data.source.frames", "[40, 40]", "--data.source.size", "32"]
 
 
 def clips(*lengths: int) -> tuple[Clip, ...]:
@@ -111,6 +113,32 @@ def test_cells_choose_frames_by_their_axis() -> None:
     assert words[1::2] == ["10", "video", "40"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"pretrain": ["--data.nope", "3"]}, "unknown option data.nope"),
+        ({"pretrain": ["--model.backbone", "resnet1"]}, "backbone must be a ResNet or timm:NAME, got 'resnet1'"),
+        ({"pretrain": ["--trainer.max_epochs", "-7"]}, "--trainer.max_epochs must be at least -1"),
+        ({"epoch_frames": 10}, "data.epoch_frames must be at least 64, got 10"),
+        ({"frames": 100000}, r"data.sampling.total must be at most the number of frames \(\d+\), got 100000"),
+        ({"finetune": ["--model.nope", "3"]}, "unknown option model.nope"),
+        ({"finetune": ["--data.fraction", "0"]}, "data.fraction must lie in"),
+        ({"finetune": ["--trainer.max_epochs", "0"]}, "trainer.max_epochs must be at least 1, got 0"),
+    ],
+)
+def test_what_no_run_can_be_is_refused_before_the_first(changed: dict[str, object], told: str, tmp_path: Path) -> None:
+    spec = {"axis": "variance", "level": 50.0, "seed": 7} | COMMON | {"frames": 64, "out": str(tmp_path)} | changed
+    with pytest.raises(UsageError, match=told):
+        check([json.dumps(spec | {"pretrain": [*FEW_CLIPS, *spec["pretrain"]]})])
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_cell_that_can_run_passes_the_check(tmp_path: Path) -> None:
+    spec = {"axis": "size", "level": 1.0, "seed": 7} | COMMON | {"out": str(tmp_path), "pretrain": FEW_CLIPS}
+    check([json.dumps(spec)])
+    assert not any(tmp_path.iterdir())
+
+
 def test_every_part_of_a_cell_counts_but_not_where_it_is_written() -> None:
     first = cell("size", 5, 7, COMMON)
     assert first.key == {"axis": "size", "level": "5", "seed": "7"}
@@ -165,7 +193,7 @@ def test_studies_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["study", "variances"], "did you mean variance?"),
         (["study", "variance", "--axes", "[width]"], "--axes must hold some of size, variance, got width"),
         (["study", "variance", "--shares", "[0]"], "--shares must lie in (0, 100] percent, got 0"),
-        (["study", "variance", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (["study", "variance", "--frames", "0"], "--frames must be at least 2, whose features can differ, got 0"),
         (["study", "variance", "--epoch_frames", "0"], "--epoch_frames must be at least 1, got 0"),
         (["study", "variance", "--seeds", "[-1]"], "--seeds must lie in 0 .. 4294967295, got -1"),
         (["study", "variance", "--finetune", "'"], "--finetune must be options as a shell reads them, got '"),

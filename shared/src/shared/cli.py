@@ -5,7 +5,6 @@ loudly if one of them moves.
 """
 
 import logging
-import re
 import shlex
 import signal
 import traceback
@@ -17,14 +16,13 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from shared.checkpoints import AtomicCheckpointIO, first_line, is_whole_checkpoint, newest_whole_checkpoint
-from shared.commands import config_names, config_path, nearest, option_value, with_config_paths
+from shared.commands import config_names, config_path, option_value, with_config_paths
 from shared.errors import UsageError
 from shared.runs import (
     RunLogger,
@@ -34,12 +32,10 @@ from shared.runs import (
     new_run_folder,
     package_of_run,
 )
+from shared.trainer_options import check_trainer_options, lightnings_refusal, refused_by_lightning
 from shared.wrong_options import explain
 
 NOT_SAVED = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")
-MOST_SEED = 2**32 - 1
-"""The largest seed that NumPy takes."""
-
 
 QUIET = (
     ".*LeafSpec.*",  # lightning 2.6 on new torch
@@ -131,7 +127,8 @@ class Cli(LightningCLI):
                 raise told from None
             if not refused_by_lightning(error):
                 raise
-            raise UsageError(self._refusal(error)) from error
+            metrics = self.trainer.callback_metrics if hasattr(self, "trainer") else ()
+            raise UsageError(lightnings_refusal(error, self.config[verb], metrics)) from error
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
@@ -140,27 +137,6 @@ class Cli(LightningCLI):
             raise stop.__context__ from None
         finally:
             self._leave_no_empty_run()
-
-    def _refusal(self, error: Exception) -> str:
-        """What Lightning refused, behind the option of the trainer or of checkpoints that it names."""
-        text = first_line(error).strip()
-        chosen = self.config[self.subcommand]
-        if metric := re.search(r"(?:ModelCheckpoint\(monitor=|conditioned on metric )['`](.+?)['`]", text):
-            logged = [name for name in self.trainer.callback_metrics if name.startswith(("train/", "val/"))]
-            option = (
-                "--checkpoint.monitor" if metric[1] == chosen.checkpoint.monitor else "--trainer.callbacks: monitor"
-            )
-            return f"{option} must name a metric that is logged, got {metric[1]}; {nearest(metric[1], logged)}"
-        places = [
-            (found.start(), f"--{group}.{name}", value)
-            for group in ("trainer", "checkpoint")
-            for name, value in chosen[group].items()
-            if (found := re.search(rf"\b{name}\b|'{re.escape(str(value))}'", text))
-        ]
-        if not places:
-            return f"--trainer cannot be built: {text}"
-        _, option, value = min(places)
-        return f"{option} cannot be {value}: {text}"
 
     def _leave_no_empty_run(self) -> None:
         """Remove the folder of a run that wrong options ended before it wrote anything else than these."""
@@ -287,10 +263,8 @@ class Cli(LightningCLI):
         """Nothing: the run's own config was read before parsing, so that flags win over the checkpoint."""
 
     def _set_seed(self) -> None:
-        """Seed everything, once the seed is known to be one."""
-        seed = self.config[self.subcommand].get("seed_everything")
-        if not isinstance(seed, bool) and isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
-            raise UsageError(f"--seed_everything must lie in 0 .. {MOST_SEED}, got {seed}")
+        """Refuse what makes no run, the seed too, then seed everything."""
+        check_trainer_options(self.config[self.subcommand], self.subcommand == self.trains)
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
@@ -298,8 +272,6 @@ class Cli(LightningCLI):
         if self.parse_only:
             return
         config = self.config[self.subcommand]
-        if not isinstance(config.trainer, Namespace):
-            raise UsageError(f"trainer must hold options, such as trainer.max_epochs, got {config.trainer!r}")
         if config.trainer.fast_dev_run or getattr(rank_zero_only, "rank", 0) != 0:
             return
         if self.subcommand == self.trains:
@@ -369,41 +341,9 @@ class Cli(LightningCLI):
         ]
         # The record first: what draws the report reads it.
         kwargs["callbacks"] = [record, *(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
-        if str(config.trainer.precision) in ("64", "64-true"):
-            raise UsageError(
-                f"--trainer.precision must be one for float32 images, such as 32-true or bf16-mixed, "
-                f"got {config.trainer.precision}"
-            )
-        every = config.trainer.check_val_every_n_epoch
-        if every is not None and every < 1:
-            raise UsageError(f"--trainer.check_val_every_n_epoch must be at least 1 or null, got {every}")
-        if config.trainer.limit_train_batches == 0 and self.subcommand == self.trains:
-            raise UsageError(f"--trainer.limit_train_batches must be above 0, got {config.trainer.limit_train_batches}")
-        if config.trainer.max_epochs is not None and config.trainer.max_epochs < -1:
-            raise UsageError(f"--trainer.max_epochs must be at least -1, for no end, got {config.trainer.max_epochs}")
-        check_accelerator(config.trainer.accelerator)
-        if config.checkpoint.dirpath is not None:
-            raise UsageError(
-                f"--checkpoint.dirpath must be null, for the run folder has them, got {config.checkpoint.dirpath}"
-            )
-        if "/" in (config.checkpoint.filename or ""):
-            raise UsageError(f"--checkpoint.filename must be a name without folders, got {config.checkpoint.filename}")
         if self.folder is not None:
             config.checkpoint.dirpath = str(self.folder.resolve() / "checkpoints")
         return super().instantiate_trainer(**kwargs)
-
-
-def check_accelerator(name: object) -> None:
-    """Refuse an accelerator that this machine does not have.
-
-    Raises:
-        UsageError: It is unknown or not here.
-    """
-    here = [known for known in AcceleratorRegistry if AcceleratorRegistry[known]["accelerator"].is_available()]
-    if "cuda" in here or "mps" in here:
-        here.append("gpu")
-    if isinstance(name, str) and name not in ("auto", *here):
-        raise UsageError(f"--trainer.accelerator must be auto or {' or '.join(here)} on this machine, got {name}")
 
 
 def usage_error_behind(error: BaseException) -> UsageError | None:
@@ -412,14 +352,6 @@ def usage_error_behind(error: BaseException) -> UsageError | None:
     while cause is not None and not isinstance(cause, UsageError):
         cause = cause.__cause__
     return cause
-
-
-def refused_by_lightning(error: Exception) -> bool:
-    """Whether Lightning itself raised an error, about options that it looks at only when it builds or runs."""
-    if isinstance(error, RuntimeError):
-        return "conditioned on metric" in str(error)  # early stopping on what nobody logs
-    *_, innermost = traceback.walk_tb(error.__traceback__)
-    return innermost[0].f_globals["__name__"].startswith("lightning.")
 
 
 def built(kind: type, *arguments: Any, **options: Any) -> Any:

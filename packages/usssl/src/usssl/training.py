@@ -70,8 +70,6 @@ class UltrasoundTrainer(Trainer):
             features: Folder in which a linear probe keeps its features, for later ones on the same weights and images.
         """
         assert isinstance(model, Finetuning)
-        if self.max_epochs == 0:
-            raise UsageError("trainer.max_epochs must be at least 1, got 0")
         kept = None if features is None else output_folder(features, "--features")
         if isinstance(datamodule, PlaneDataModule) and model.features_are_fixed and datamodule.augment is None:
             print("features: computed once, for neither backbone nor images change")
@@ -173,6 +171,8 @@ class FinetuneCli(Cli):
     def before_instantiate_classes(self) -> None:
         """Say where the backbone's weights come from, and keep it in the config of the run."""
         config = self.config[self.subcommand]
+        if self.subcommand == self.trains and config.trainer.max_epochs == 0:
+            raise UsageError("trainer.max_epochs must be at least 1, got 0")
         follow_seed(config)
         given = None if self.parse_only else config.get("ckpt_path")
         if not self.parse_only and given is None:

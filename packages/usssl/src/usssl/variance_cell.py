@@ -15,6 +15,8 @@ from usssl.feature_spread import feature_variance, mean_cosine_distance
 from usssl.finetuning import RANDOM
 from usssl.frame_index import Sampling, frame_index
 from usssl.initialise import initialise, load_backbone
+from usssl.labelled import PlaneDataModule
+from usssl.pretraining import Pretraining
 from usssl.runs import kept_checkpoint
 from usssl.training import build_classifier, build_pretraining, parsed_pretraining
 from usssl.unlabelled import UltrasoundVideoDataModule
@@ -71,21 +73,47 @@ def spread(data: UltrasoundVideoDataModule, network: Backbone) -> tuple[float, f
     return feature_variance(features), mean_cosine_distance(features)
 
 
+def pretraining_words(spec: dict[str, Any]) -> list[str]:
+    """The command line of a cell's pretraining."""
+    return ["pretrain", *base_words(spec), *sampling_words(spec), *written_to(spec, "pretrain")]
+
+
+def classifier_words(spec: dict[str, Any], init: str) -> list[str]:
+    """The command line of a cell's classifier, which starts from the weights ``init``."""
+    seed = str(spec["seed"])
+    labels = ["--seed_everything", seed, "--data.seed", seed, "--data.fraction_seed", seed]
+    start = ["finetune", "--config", spec["finetune_config"], *labels, "--model.init", init]
+    return [*start, *spec["finetune"], "--checkpoint.save_top_k", "0", *written_to(spec, "finetune")]
+
+
+def written_to(spec: dict[str, Any], verb: str) -> list[str]:
+    """Options that give a run of a cell its own folder and no progress bar."""
+    name = f"{spec['axis']}-{spec['level']:g}-{spec['seed']}-{verb}"
+    root = str(Path(spec["out"]) / "cells")
+    return ["--run.root", root, "--trainer.enable_progress_bar", "false", "--run.name", name]
+
+
+def check(words: Sequence[str]) -> None:
+    """Read the options of one cell's two runs, choose its frames and run nothing.
+
+    Raises:
+        UsageError: An option is wrong, or there are too few frames.
+    """
+    spec = json.loads(words[0])
+    pretraining = build_pretraining(pretraining_words(spec), parse_only=True)
+    Pretraining(**pretraining.part("model"))
+    UltrasoundVideoDataModule(**pretraining.part("data")).setup("fit")
+    PlaneDataModule(**build_classifier(classifier_words(spec, "random"), parse_only=True).part("data"))
+
+
 def train(words: Sequence[str]) -> dict[str, str]:
     """One cell in a worker: what was trained on, and the test scores. Its weights are not kept."""
     spec = json.loads(words[0])
-    name = f"{spec['axis']}-{spec['level']:g}-{spec['seed']}"
-    where = ["--run.root", str(Path(spec["out"]) / "cells"), "--trainer.enable_progress_bar", "false"]
-    chosen = [*base_words(spec), *sampling_words(spec), *where, "--run.name", f"{name}-pretrain"]
-    first = build_pretraining(["pretrain", *chosen])
+    first = build_pretraining(pretraining_words(spec))
     assert first.folder is not None
     weights = kept_checkpoint(first.folder)
     assert weights is not None
-    seed = str(spec["seed"])
-    labels = ["--seed_everything", seed, "--data.seed", seed, "--data.fraction_seed", seed]
-    start = ["finetune", "--config", spec["finetune_config"], *labels, "--model.init", str(weights)]
-    rest = ["--checkpoint.save_top_k", "0", *where, "--run.name", f"{name}-finetune"]
-    second = build_classifier([*start, *spec["finetune"], *rest])
+    second = build_classifier(classifier_words(spec, str(weights)))
     scores, (low, high) = second.trainer.callback_metrics, second.model.intervals["macro_f1"]
     variance, distance = spread(first.datamodule, fixed_network(spec["network"]))
     for folder in (first.folder, second.folder):

@@ -18,6 +18,7 @@ from usssl import __version__
 from usssl.grid import WORDS, check_seeds, sha256
 
 WORK = "usssl.variance_cell:train"
+CHECK = "usssl.variance_cell:check"
 AXES = ("size", "variance")
 
 
@@ -98,9 +99,10 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
         for skip in skips:
             if skip < 1:
                 raise UsageError(f"--skips must be at least 1, got {skip}")
-        for option, number in (("frames", frames), ("epoch_frames", epoch_frames)):
-            if number is not None and number < 1:
-                raise UsageError(f"--{option} must be at least 1, got {number}")
+        if frames is not None and frames < 2:
+            raise UsageError(f"--frames must be at least 2, whose features can differ, got {frames}")
+        if epoch_frames < 1:
+            raise UsageError(f"--epoch_frames must be at least 1, got {epoch_frames}")
         check_seeds(seeds)
         try:
             classifier = shlex.split(finetune)
@@ -124,7 +126,7 @@ def variance(words: Sequence[str], extra: Sequence[str]) -> Callable[..., None]:
         levels = [("size", skip) for skip in skips] + [("variance", share) for share in shares]
         # Seed by seed, so that an interrupted study has whole tables of the first seeds.
         cells = [cell(axis, level, seed, common) for seed in seeds for axis, level in levels if axis in axes]
-        rows = run_cells(cells, WORK, folder / "results.csv", workers)
+        rows = run_cells(cells, WORK, folder / "results.csv", workers, CHECK)
         from usssl.variance_report import write_report
 
         print(write_report(rows, folder, shlex.join(["usssl", *words])))
