@@ -95,7 +95,7 @@ def test_prepared_pictures_are_trained_on(empty_folder: Path, capsys: pytest.Cap
     main(
         ["fit", "--model.network.width", "2", *TINY[6:], "--trainer.max_epochs", "1", "--data.batch_size", "8", *source]
     )
-    assert "on synthetic data (b) after 1 rounds" in capsys.readouterr().out
+    assert "on synthetic data (b) after 1 round in" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["prepare", "--preset", "blobs", "--out", "b", "--train", "61"])
     assert stop.value.code == 2

@@ -7,9 +7,9 @@ from shared.report import Report
 from shared.run_report import MOST_FAILURES, left_out
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, names: dict[int, str] | None = None) -> str:
     report = Report("run")
-    left_out(report, folder)
+    left_out(report, folder, names)
     return report.render()
 
 
@@ -24,6 +24,7 @@ def test_who_was_left_out_is_read_back(tmp_path: Path) -> None:
         Failure(2, 12, ""),
     ]
     assert '<td class="number">1</td><td class="number">0</td><td>&quot;&lt;b&gt;&quot;,</td>' in page(tmp_path)
+    assert '<td class="number">1</td><td>site a</td><td>' in page(tmp_path, {0: "site a"})
 
 
 def test_a_run_without_failures_has_no_such_section(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the pages of training runs have in common: when they are written, what is printed, how to run it again."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,8 +49,9 @@ class RunPage(Callback):
         name = f"{split_of(record)}/{self.score}"
         score = record["metrics"].get(name)
         told = f"{name} {score:.3f} " if score is not None else ""
+        data, rounds = record["data"], record["epochs"]
         print(
-            f"{told}on {record['data']['provenance']} data ({record['data']['name']}) after {record['epochs']} rounds "
+            f"{told}on {data['provenance']} data ({data['name']}) after {rounds} round{'s' * (rounds != 1)} "
             f"in {duration(record['wall_seconds'])}\nreport: {page}"
         )
 
@@ -64,12 +66,13 @@ def split_of(record: dict[str, Any]) -> str:
     return "test" if record["data"]["validated_on"] == "test" else "val"
 
 
-def left_out(report: Report, folder: Path) -> None:
+def left_out(report: Report, folder: Path, names: Mapping[int, str] | None = None) -> None:
     """A section on the clients that were left out of rounds, with the reasons; nothing if there are none.
 
     Args:
         report: The page.
         folder: The run folder, with its ``rounds.csv``.
+        names: What clients are called, where they are called anything.
     """
     failures = read_failures(folder / "rounds.csv")
     if not failures:
@@ -77,7 +80,9 @@ def left_out(report: Report, folder: Path) -> None:
     more = len(failures) - MOST_FAILURES
     rest = f" These are the last {MOST_FAILURES}; {more} others stand there." if more > 0 else ""
     report.section("Clients left out", f"Rounds that went on without a client, counted from 0 as in rounds.csv.{rest}")
-    report.table(["round", "client", "reason"], failures[-MOST_FAILURES:])
+    called = names or {}
+    rows = [(round, called.get(client, client), reason) for round, client, reason in failures[-MOST_FAILURES:]]
+    report.table(["round", "client", "reason"], rows)
 
 
 def reproduce(report: Report, record: dict[str, Any], **more: str) -> None:

@@ -156,7 +156,7 @@ def write_report(
         [(c.name, c.parameters, c.trainable, 4 * c.trainable) for c in module.network.components()],
         caption=f"Components; full fine-tuning would send {whole / max(1, model['trainable']):.1f} times as much",
     )
-    left_out(report, folder)
+    left_out(report, folder, {int(client): told["site"] for client, told in data["clients"].items()})
     report.section("Data")
     report.table(
         ["site", "training volumes", "windows", "slices"],

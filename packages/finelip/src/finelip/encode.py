@@ -75,7 +75,8 @@ def run(words: list[str]) -> None:
         done = encode_collection(collection, split, encoder, folder, options)
         told = " and ".join(f"{count} {side}" for side, count in done.counts.items() if count)
         there = f", {done.kept} were there" if done.kept else ""
-        print(f"{folder}: {told} of {collection.name} ({collection.provenance} data), {done.made} shards made{there}")
+        source = f"{collection.name} (provenance: {collection.provenance})"
+        print(f"{folder}: {told} of {source}, {done.made} shards made{there}")
         if done.truncated:
             print(cut_sentence(done.truncated, encoder.model.context_length))
         for name, why in list(done.unreadable.items())[:10]:

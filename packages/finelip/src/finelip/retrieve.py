@@ -81,7 +81,9 @@ def run(words: list[str]) -> None:
         opened_index.require_model(trained.model)
         encoder = Encoder(trained.model)
         options: dict[str, Any] = {"mode": mode, "rerank_top": rerank_top, "alpha": alpha}
-        told = ", ".join(f"{source['name']} ({source['provenance']} data)" for source in opened_index.about["sources"])
+        told = ", ".join(
+            f"{source['name']} (provenance: {source['provenance']})" for source in opened_index.about["sources"]
+        )
         report = Report("Retrieval", told)
         if asked:
             found = search(opened_index, trained.model, encoder.texts(asked), top=top, faiss=faiss, **options)
