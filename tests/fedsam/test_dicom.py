@@ -78,7 +78,7 @@ def test_gaps_and_strangers_are_told(series: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must be equally far apart, .*series has 3 to 6 mm"):
         read_series(series)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"must hold one DICOM series, .*empty has 0"):
+    with pytest.raises(UsageError, match=r"must hold NIfTI files or one DICOM series, .*empty has neither"):
         read_series(tmp_path / "empty")
 
 

@@ -229,6 +229,10 @@ def test_bad_tables_and_folders(tmp_path: Path, write_pair: WritePair) -> None:
     write_pair(tmp_path / "sites/x/train/images/p.nii.gz", tmp_path / "sites/x/train/labels/q.nii.gz")
     with pytest.raises(UsageError, match=r"must have a mask of its name, .*labels lacks p.nii.gz"):
         SiteFolders(tmp_path / "sites", {"organ": 1}).load()
+    write_pair(tmp_path / "sites/x/train/images/q.nii.gz", tmp_path / "sites/x/train/labels/p.nii.gz")
+    write_pair(tmp_path / "sites/y/test/images/p.nii.gz", tmp_path / "sites/y/test/labels/p.nii.gz")
+    with pytest.raises(UsageError, match=r"every site must hold a folder train, .*y has none"):
+        SiteFolders(tmp_path / "sites", {"organ": 1}).load()
 
 
 def test_label_maps() -> None:

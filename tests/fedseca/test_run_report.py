@@ -47,7 +47,11 @@ def test_the_page_tells_the_regime(
     (tmp_path / "metrics.csv").write_text("epoch,step,test/macro_f1,test/accuracy\n0,1,0.25,0.25\n1,2,0.625,0.5\n")
     metrics = ClassificationMetrics(2)
     metrics.update(torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 1, 0]))
-    page = write_report(tmp_path, record(regime), metrics).read_text()
+    names = ["0 (north)", "1 (south)", "2 (west)"]
+    (tmp_path / "rounds.csv").write_text("round,participants,failures,seconds\n1,0 1 2,1: no answer,2.0\n")
+    page = write_report(tmp_path, record(regime), metrics, names).read_text()
+    assert "<td>1 (south)</td><td>no answer</td>" in page
+    assert "Mean of the last five rounds" not in page  # there were two
     assert f"<h1>{title}</h1>" in page
     assert f"blobs · {clients} · SmallCNN" in page
     assert scored in page

@@ -390,9 +390,9 @@ def test_wrong_indices_are_refused(small: Small, tmp_path: Path) -> None:
     before = files_of(tmp_path / "i")
     build_index([tmp_path / "e"], tmp_path / "i")
     assert files_of(tmp_path / "i") == before
-    Index(tmp_path / "i").require_model(small())
-    with pytest.raises(UsageError, match="--index must have been made by the model of --weights"):
-        Index(tmp_path / "i").require_model(small(seed=1))
+    Index(tmp_path / "i").require_model(small(), tmp_path)
+    with pytest.raises(UsageError, match=r"made by the model of --weights, which is a.ckpt; .* was made by another"):
+        Index(tmp_path / "i").require_model(small(seed=1), Path("a.ckpt"))
     (tmp_path / "e/texts-00001.safetensors").unlink()
     with pytest.raises(UsageError, match="1 of 4 shards of texts are missing: run finelip encode again"):
         build_index([tmp_path / "e"], tmp_path / "i")

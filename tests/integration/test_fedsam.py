@@ -479,7 +479,7 @@ def test_the_verbs_on_a_run_refuse_in_one_sentence(empty_folder: Path, capsys: p
     Path("none").mkdir()
     assert refusal(capsys, "predict", "--site", "x").startswith("--site must name a site of the training data")
     assert refusal(capsys, "predict", "--base", "x") == "--base must come with --weights, got x alone"
-    assert refusal(capsys, "predict", "--scans", "none").startswith("--scans: a folder must hold one DICOM series")
+    assert refusal(capsys, "predict", "--scans", "none").startswith("--scans: a folder must hold NIfTI files or one")
     assert refusal(capsys, "predict", "--out", "file") == "--out cannot be file (File exists)"
     out = ["export", "--what", "merged", "--out"]
     assert refusal(capsys, *out, "file/x.safetensors") == "--out cannot be file/x.safetensors (File exists)"

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,8 +90,11 @@ def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
 
 
 def test_configs_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["configs", "--help"])
+    listed = capsys.readouterr().out
     main(["configs"])
-    lines = capsys.readouterr().out.strip().splitlines()
+    assert listed == capsys.readouterr().out
+    lines = listed.strip().splitlines()
     assert [line.split()[0] for line in lines] == config_names("fedseca")
     assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
 
@@ -407,9 +411,16 @@ def test_an_interrupted_run_says_so_and_goes_on(
     assert capsys.readouterr().err.strip().startswith("fedseca: interrupted; --ckpt_path last goes on")
     monkeypatch.setattr(FederatedClassifier, "train_client", train)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    main(["fit", "--ckpt_path", "last"])
+    # The time of a run is that of its parts, and what makes it again is its config, not the words that went on.
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.runs.time", SimpleNamespace(perf_counter=lambda: 0.0))
+        main(["fit", "--ckpt_path", "last"])
     assert "after 2 rounds" in capsys.readouterr().out
     assert [path.name for path in (empty_folder / "runs" / "fedseca" / "fit").iterdir()] == ["version_0"]
+    run = Path("runs/fedseca/fit/version_0")
+    told = json.loads((run / "results.json").read_text())
+    assert told["wall_seconds"] > 0.01
+    assert told["command"] == f"fedseca fit --config {run}/config.yaml"
 
 
 def test_a_group_of_options_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -623,7 +634,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(capsys: pytest.CaptureFix
             ["bench", *("--rules", "FedAvg", "--clients", "2", "--sizes", "9", "--repeats", "1"), "--out", "file"],
             "--out",
         ),
-        (["partition", "--out", "file"], "--out cannot be file (File exists)"),
+        (["partition", "--out", "file"], "--out must be in a folder that can be written, got file (File exists)"),
         (["partition", "--out", ""], "--out must be a place, got ''"),
         (["prepare", "--preset", "blobs", "--out", "x", "--layout", "zip"], "--layout must be folders or npz, got zip"),
         (["prepare", "--preset", "blobs", "--out", "x", "--train", "0"], "--train must be at least 1, got 0"),

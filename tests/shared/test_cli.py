@@ -192,7 +192,7 @@ def no_space(words: list[str]) -> None:
         ("no_folder", 2, "fedseca: --out cannot be /proc/x (No such file or directory)"),
         ("usage_error", 2, "fedseca: data.x must be even, got 3"),
         ("run_error", 1, "fedseca: round 3 has too few uploads"),
-        ("interrupted", 130, "fedseca: interrupted"),
+        ("interrupted", 130, "fedseca: interrupted\n"),
     ],
 )
 def test_how_commands_end(

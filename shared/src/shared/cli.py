@@ -330,9 +330,10 @@ class Cli(LightningCLI):
             kwargs["logger"] = RunLogger(self.folder if fit else None, self.package, name)
         plugins = config.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        record = RunRecord(
-            self.folder, self.package, shlex.join([self.package, *self.words]), config.get("seed_everything")
-        )
+        words = self.words
+        if self.resumed is not None:  # its flags alone would not make the run again
+            words = [self.trains, "--config", str(self.resumed / "config.yaml")]
+        record = RunRecord(self.folder, self.package, shlex.join([self.package, *words]), config.get("seed_everything"))
         callbacks = config.trainer.callbacks or []
         own = [
             c

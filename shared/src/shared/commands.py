@@ -24,6 +24,12 @@ PLACE_FLAGS = ("--out", "--root", "--run.root")
 PLACE_ERRORS = (ENOENT, EEXIST, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENAMETOOLONG, ELOOP)
 """What the system says about a place that is wrong, not about a disk or a device."""
 
+GOES_ON = {
+    "--ckpt_path last goes on from the newest checkpoint, if it came to one": ("fit", "pretrain", "finetune"),
+    "the same command goes on": ("sweep", "compare", "study", "encode"),
+}
+"""What interrupted verbs can do; the others have nothing to go on from."""
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -79,10 +85,8 @@ class Program:
             print(f"{self.name}: cannot read or write{place} ({error.strerror}); --debug shows where", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
-            print(
-                f"{self.name}: interrupted; --ckpt_path last goes on with training, the same command with a sweep",
-                file=sys.stderr,
-            )
+            told = next((f"; {told}" for told, verbs in GOES_ON.items() if words and words[0] in verbs), "")
+            print(f"{self.name}: interrupted{told}", file=sys.stderr)
             raise SystemExit(130) from None
 
     def _dispatch(self, words: list[str]) -> None:
@@ -91,7 +95,7 @@ class Program:
         elif words[0] == "--version":
             print(f"{self.name} {import_module(self.name).__version__}")
         elif words[0] == "configs":
-            if len(words) > 1:
+            if words[1:] not in ([], ["-h"], ["--help"]):
                 raise UsageError(f"configs takes no options, got {words[1]}")
             print(self.list_configs())
         else:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from shared.federated.rounds import read_failures
 from shared.report import Report, duration
 from shared.runs import RunLogger, run_folder_of
+from shared.text_table import counted
 
 MOST_FAILURES = 100
 """Rows of the table of clients that were left out."""
@@ -49,9 +50,9 @@ class RunPage(Callback):
         name = f"{split_of(record)}/{self.score}"
         score = record["metrics"].get(name)
         told = f"{name} {score:.3f} " if score is not None else ""
-        data, rounds = record["data"], record["epochs"]
+        data = record["data"]
         print(
-            f"{told}on {data['provenance']} data ({data['name']}) after {rounds} round{'s' * (rounds != 1)} "
+            f"{told}on {data['provenance']} data ({data['name']}) after {counted(record['epochs'], 'round')} "
             f"in {duration(record['wall_seconds'])}\nreport: {page}"
         )
 

@@ -49,6 +49,8 @@ def new_run_folder(root: str | Path, package: str, name: str) -> Path:
 def folder_of_checkpoint(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or ``None`` if it lies somewhere else."""
     folder = checkpoint.resolve().parent.parent
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # as new_run_folder gives it: shorter to print, and of no machine
     return folder if (folder / "config.yaml").is_file() else None
 
 
@@ -186,6 +188,8 @@ def run_folder_of(trainer: Trainer) -> Path | None:
 class RunRecord(Callback):
     """Writes ``results.json`` at the end of a verb: final metrics, provenance, seeds, versions, day, wall time.
 
+    The wall time of a training that was interrupted is that of its parts, each as far as a checkpoint holds it.
+
     The data module tells about the data through ``describe()``, the model about itself through ``describe()``.
 
     Args:
@@ -201,7 +205,18 @@ class RunRecord(Callback):
         self.command = command
         self.seed = seed
         self._began = time.perf_counter()
+        self._before = 0.0
         self._trained = False
+
+    @property
+    def _trained_seconds(self) -> float:
+        return self._before + time.perf_counter() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wall_seconds": self._trained_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["wall_seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trained = True
@@ -232,7 +247,7 @@ class RunRecord(Callback):
             "epochs": trainer.current_epoch,
             "data": describe(trainer.datamodule),  # type: ignore[attr-defined]
             "model": describe(pl_module),
-            "wall_seconds": round(time.perf_counter() - self._began, 3),
+            "wall_seconds": round(self._trained_seconds if verb == "fit" else time.perf_counter() - self._began, 3),
             "device": device_name(pl_module.device),
             **peak_gpu_memory(pl_module.device),
             "versions": versions(self.package),

@@ -159,17 +159,19 @@ def _sizes(options: "FitOptions", data: "VolumeDataModule", absent: str | None) 
     classes, clients = options.chosen.classes or known[0], options.chosen.clients or known[1]
     unknown = [name for name, value in (("--classes", classes), ("--clients", clients)) if value is None]
     if classes is None or clients is None:
-        raise UsageError(f"describe needs the data or {' and '.join(unknown)}; {reader}: {absent}")
+        raise UsageError(f"{absent}; without the data of {reader} describe needs {' and '.join(unknown)}")
     return classes, clients
 
 
 def _head(model: "FederatedSegmenter", clients: int, classes: int, rounds: int, options: "FitOptions") -> str:
+    from shared.text_table import counted
+
     network, chosen = model.network, options.chosen.model
     start = "random weights" if chosen.init == "random" else f"weights of {chosen.init}"
     return (
         f"{network.variant} of SAM {network.size} at {network.image_size} x {network.image_size}, rank "
         f"{network.plan.rank}, {_counted(classes, 'class', 'classes')} and background, {start}\n"
-        f"{chosen.regime}: {clients} sites, {rounds} rounds, {type(model.aggregator).__name__}"
+        f"{chosen.regime}: {counted(clients, 'site')}, {counted(rounds, 'round')}, {type(model.aggregator).__name__}"
     )
 
 

@@ -48,13 +48,15 @@ def run(words: list[str]) -> None:
         return
     from fedseca.data import FederatedImages
     from fedseca.options import FitOptions
+    from shared.outputs import output_folder
 
     options = FitOptions(words, {"out": str})
     data = FederatedImages(**options.part("data"))
     data.setup()
+    out = None if options.chosen.out is None else output_folder(options.chosen.out)
     print(shown(data))
-    if options.chosen.out is not None:
-        for path in keep(data, Path(options.chosen.out)):
+    if out is not None:
+        for path in keep(data, out):
             print(path)
 
 

@@ -213,9 +213,9 @@ class CaptionDataModule(LightningDataModule):
         if len(known) > self.max_unreadable * len(data):
             item, message = failed[0]
             raise UsageError(
-                f"data.max_unreadable allows a share of {self.max_unreadable:g} unreadable pictures, but "
-                f"{len(known)} of {len(data)} {split} pictures cannot be read so far, {data.names[item]} among them "
-                f"({message})"
+                f"data.max_unreadable must be a share that unreadable pictures stay below, but of {len(data)} {split} "
+                f"pictures {len(known)} cannot be read so far, {data.names[item]} among them ({message}); "
+                f"got {self.max_unreadable:g}"
             )
 
     def train_dataloader(self) -> PairLoader:

@@ -232,14 +232,21 @@ class Index:
             side: np.cumsum([0, *(shard["items"] for shard in self.about[f"{side}_shards"])]) for side in SIDES
         }
 
-    def require_model(self, model: FineLIP) -> None:
+    def require_model(self, model: FineLIP, weights: Path) -> None:
         """Refuse a model other than the one that made the index.
+
+        Args:
+            model: The model.
+            weights: Where it was read, for the error message.
 
         Raises:
             UsageError: It is another one.
         """
         if self.about["model"] != fingerprint(model):
-            raise UsageError(f"--index must have been made by the model of --weights, got {self.folder} of another one")
+            raise UsageError(
+                f"--index must have been made by the model of --weights, which is {weights}; {self.folder} was made by "
+                "another one"
+            )
 
     def names(self, side: Side) -> list[str]:
         """Names of the items of a side."""

@@ -78,7 +78,7 @@ def run(words: list[str]) -> None:
         folder = output_folder(out)
         opened_index = Index(Path(index).expanduser())
         trained = trained_model(weights, root)
-        opened_index.require_model(trained.model)
+        opened_index.require_model(trained.model, trained.path)
         encoder = Encoder(trained.model)
         options: dict[str, Any] = {"mode": mode, "rerank_top": rerank_top, "alpha": alpha}
         told = ", ".join(

@@ -21,7 +21,13 @@ Series = Mapping[str, list[tuple[int, float]]]
 
 
 class RunReport(Callback):
-    """Writes ``report.html`` after training and again after a test, and prints the recalls."""
+    """Says what is trained on, writes ``report.html`` after training and again after a test, prints the recalls."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            used = trainer.datamodule.describe()  # type: ignore[attr-defined]
+            pairs = ", ".join(f"{count:,} {split}" for split, count in used["pairs"].items())
+            print(f"pairs of {used['name']} ({used['provenance']} data): {pairs}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module, run_folder_of(trainer))

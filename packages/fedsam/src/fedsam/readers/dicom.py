@@ -39,7 +39,9 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         except InvalidDicomError:
             continue
     series = {str(s.get("SeriesInstanceUID")) for s in slices}
-    if len(series) != 1:
+    if not series:
+        raise UsageError(f"data.source: a folder must hold NIfTI files or one DICOM series, {folder} has neither")
+    if len(series) > 1:
         raise UsageError(f"data.source: a folder must hold one DICOM series, {folder} has {len(series)}")
     shapes = {(int(s.Rows), int(s.Columns)) for s in slices}
     if len(shapes) != 1:

@@ -116,7 +116,7 @@ class SiteFolders(OwnScans):
                 for path in sorted(site.iterdir())
                 if path.name.lower() in SPLIT_NAMES
             }
-            if not parts:
+            if "train" not in parts.values():  # else the site would be missing among the clients, untold
                 raise UsageError(f"data.source.root: every site must hold a folder train, {site} has none")
             for folder, split in parts.items():
                 images = existing(folder / "images", "data.source.root: the folder of scans", "folder")
