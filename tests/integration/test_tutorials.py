@@ -204,7 +204,7 @@ def test_own_clients() -> None:
         split = "test" if number >= 36 else "train"
         name = f"{hospital[0]}/{number:04d}.png"
         write_picture(Path("pictures") / name, number, side=20)
-        write_picture(Path("photos") / split / label / f"{number}.jpg", number, side=20)
+        write_picture(Path("photos") / label / f"{number}.jpg", number, side=20)
         rows.append([name, label, hospital, split])
     write_table("pictures.csv", *rows)
 
