@@ -122,7 +122,7 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     # An index of another model, and other wrong input.
     fit("--seed_everything", "5", "--run.name", "other", epochs=1)
     told = refusal(capsys, *words, "--weights", "last")
-    assert told.startswith("--index must have been made by the model of --weights, got index of another one")
+    assert "made by the model of --weights, which is runs/finelip/other/version_0" in told
     assert "which differs in model" in refusal(capsys, "encode", "--out", "shards", "--shard_size", "5", "--", *PAIRS)
     assert "--texts must be an existing file" in refusal(
         capsys, "predict", "--pictures", "p.jpg", "--texts", "none.txt"

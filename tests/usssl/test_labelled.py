@@ -273,3 +273,9 @@ def test_the_packs_are_read_in_place(data_pack: Callable[[str], Path]) -> None:
     assert tested is not None
     assert not {clip.patient for clip in stills.train} & set(map(str, tested))
     assert len(BusiFrames(data_pack("busi")).load().train) == 363
+
+
+@pytest.mark.parametrize("pack", [Busi, Hc18, BusiFrames, Hc18Frames, LungClips])
+def test_a_pack_that_is_missing_names_the_option_that_was_given(pack: type, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^data.source.root must be an existing file, got .*\.npz$"):
+        pack(tmp_path).load()

@@ -38,6 +38,7 @@ class RunReport(RunPage):
         return write_report(folder, record, module.local.metrics, names)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero:
             told, clients = describe(pl_module), trainer.datamodule.client_ids  # type: ignore[attr-defined]
             print(f"{titled(told)}, {clients_of(len(clients), told)}")
@@ -113,7 +114,7 @@ def write_report(folder: Path, record: dict[str, Any], metrics: Any, names: Sequ
         picture = save(confusion(counts, data["class_names"]), folder / "confusion.png")
         report.figure(picture, "Confusion matrix, all clients' models together." if alone else "Confusion matrix.")
     called = dict(zip(data["clients"], names or data["clients"], strict=True))
-    left_out(report, folder, {int(client): name for client, name in called.items()})
+    left_out(report, folder, {int(client): name for client, name in called.items() if name != client})
     report.section("Data", f"Partition: {data['partition']}.")
     clients = [f"client {name}" + (" (hostile)" if int(k) in hostile else "") for k, name in called.items()]
     partition = bars(list(data["clients"].values()), clients, data["class_names"], x_label="training images")

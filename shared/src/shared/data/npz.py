@@ -30,7 +30,12 @@ class Npz(Source):
         class_names: Names of the classes; without them the archive's ``class_names``, else the numbers that occur.
         name: What the set is called; without it the file's name.
         provenance: Whether the pictures are real, derived or synthetic.
+
+    Attributes:
+        option: The option that names the file, for error messages; readers of one published file have another.
     """
+
+    option = "data.source.path"
 
     def __init__(
         self,
@@ -55,7 +60,7 @@ class Npz(Source):
     def load(self) -> ImageSets:
         wanted = {self.images, self.labels, self.split, *self.columns}
         paired = {f"{key}_{part}" for key in ("x", "y", *self.columns) for part in ("train", "test")}
-        arrays = read_npz(self.path, wanted | paired | {"class_names"}, "data.source.path")
+        arrays = read_npz(self.path, wanted | paired | {"class_names"}, self.option)
         declared = self.class_names
         if declared is None and "class_names" in arrays:
             declared = [str(name) for name in arrays["class_names"]]
@@ -85,7 +90,7 @@ class Npz(Source):
     def _array(self, arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         if key not in arrays:
             raise UsageError(
-                f"data.source.path must be an archive with the array {key!r} (or x_train, y_train, x_test, y_test), "
+                f"{self.option} must be an archive with the array {key!r} (or x_train, y_train, x_test, y_test), "
                 f"{self.path.name} has {', '.join(arrays) or 'none of those asked for'}"
             )
         return arrays[key]
@@ -101,7 +106,7 @@ class Npz(Source):
         for key, values in used.items():
             if len(values) != len(split):
                 raise UsageError(
-                    f"data.source.path: the arrays of {self.path.name} must have equal lengths, "
+                    f"{self.option}: the arrays of {self.path.name} must have equal lengths, "
                     f"{key!r} has {len(values)} and {self.split!r} {len(split)}"
                 )
         return {part: {key: values[index] for key, values in used.items()} for part, index in rows.items()}

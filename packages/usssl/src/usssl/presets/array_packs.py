@@ -23,6 +23,8 @@ class Hc18(Npz):
         root: The folder of ``hc18_216x146.npz``.
     """
 
+    option = "data.source.root"
+
     def __init__(self, root: str | Path) -> None:
         super().__init__(
             Path(root).expanduser() / HC18_FILE,
@@ -42,6 +44,8 @@ class Busi(Npz):
         root: The folder of ``busi_128.npz``.
     """
 
+    option = "data.source.root"
+
     def __init__(self, root: str | Path) -> None:
         super().__init__(Path(root).expanduser() / BUSI_FILE, columns=("group", "source_name"), name="busi")
 
@@ -54,7 +58,12 @@ class Stills(VideoSource):
         group: Its array of patients or groups.
         splits: Which parts to train on; test pictures are no choice to make lightly.
         name: What the data are called.
+
+    Attributes:
+        option: The option that names the archive, for error messages.
     """
+
+    option = "data.source.file"
 
     def __init__(
         self, file: str | Path, group: str, splits: Sequence[str] = ("train",), name: str | None = None
@@ -67,7 +76,7 @@ class Stills(VideoSource):
         self.name = name if name is not None else self.file.stem
 
     def load(self) -> ClipSets:
-        arrays = read_npz(self.file, {"images", "split", self.group, "source_name"}, "data.source.file")
+        arrays = read_npz(self.file, {"images", "split", self.group, "source_name"}, self.option)
         _require(arrays, ("images", "split", self.group), self.file)
         images, split = arrays["images"], arrays["split"]
         reader = ArrayReader({str(n): images[n : n + 1] for n in range(len(images))})
@@ -88,6 +97,8 @@ class Hc18Frames(Stills):
         splits: Which parts to train on.
     """
 
+    option = "data.source.root"
+
     def __init__(self, root: str | Path, splits: Sequence[str] = ("train",)) -> None:
         super().__init__(Path(root) / HC18_FILE, "subject", splits, "hc18")
 
@@ -99,6 +110,8 @@ class BusiFrames(Stills):
         root: The folder of ``busi_128.npz``.
         splits: Which parts to train on.
     """
+
+    option = "data.source.root"
 
     def __init__(self, root: str | Path, splits: Sequence[str] = ("train",)) -> None:
         super().__init__(Path(root) / BUSI_FILE, "group", splits, "busi")
