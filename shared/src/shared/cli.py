@@ -224,7 +224,9 @@ class Cli(LightningCLI):
             )
 
     def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
-        """Options of one verb alone; none by default."""
+        """Options of one verb alone; by default no table of Lightning's after a test, for packages print their own."""
+        if verb == "test":
+            parser.set_defaults({"verbose": False})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """The parser of a verb, with the options that are its own."""

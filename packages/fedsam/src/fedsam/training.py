@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 
 from fedsam.data import VolumeDataModule
 from fedsam.module import FederatedSegmenter
@@ -27,11 +26,6 @@ class FedsamCli(FederatedCli):
             ("data.class_names", "model.class_names"),
             ("seed_everything", "model.seed"),
         ]
-
-    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
-        super().add_verb_arguments(verb, parser)
-        if verb == "test":
-            parser.set_defaults({"verbose": False})  # the scores are printed as a table of their own
 
 
 class ScanRecord(Callback):

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from fedseca.data import FederatedImages
@@ -28,11 +27,6 @@ class FedsecaCli(FederatedCli):
             ("data.num_classes", "model.num_classes"),
             ("seed_everything", "model.seed"),
         ]
-
-    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
-        super().add_verb_arguments(verb, parser)
-        if verb == "test":
-            parser.set_defaults({"verbose": False})  # the scores are printed as a table of their own
 
     def predict(self, **arguments: Any) -> None:
         """Write ``predictions.csv``: a row per test image with its file, if it has one, label, class, probabilities."""

@@ -153,10 +153,6 @@ class FinetuneCli(Cli):
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"checkpoint.filename": "epoch={epoch:04d}", "checkpoint.save_top_k": 1})
 
-    def add_verb_arguments(self, verb: str, parser: LightningArgumentParser) -> None:
-        if verb == "test":
-            parser.set_defaults({"verbose": False})  # the scores are printed with their intervals
-
     def _prepare(self, verb: str, words: list[str]) -> tuple[list[str], Path | None]:
         if verb in ("validate", "test") and option_value(words, "--ckpt_path") in (None, "last"):
             root = Path(option_value(words, "--run.root") or "runs")
