@@ -1,9 +1,11 @@
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fedsam.collaborative_gain import gain_of_runs, site_scores
+from fedsam.sweep_report import gain_of
 from shared.errors import UsageError
 
 Make = Callable[..., Any]
@@ -34,3 +36,14 @@ def test_the_gain_of_two_runs(make_volumes: Make, make_segmenter: Make, make_tra
     other = local | {"data": local["data"] | {"image_size": 64}}
     with pytest.raises(UsageError, match="on the same data, got different image_size"):
         gain_of_runs(federated, other)
+
+
+def test_the_gain_of_two_rows_of_a_sweep() -> None:
+    def row(sites: list[str], **scores: float) -> dict[str, str]:
+        return {"sites": json.dumps(sites), "scores": json.dumps({k.replace("__", "/"): v for k, v in scores.items()})}
+
+    together = row(["a", "b"], dice__site_a=0.75, dice__site_b=0.5)
+    alone = row(["a", "b"], model_0__dice__site_a=0.5, model_1__dice__site_b=0.625)
+    assert gain_of(together, alone) == pytest.approx((0.25 - 0.125) / 2)
+    with pytest.raises(UsageError, match=r"needs runs of the same sites, got \['a', 'b'\] and \[\"a\"\]"):
+        gain_of(together, row(["a"], model_0__dice__site_a=0.5))

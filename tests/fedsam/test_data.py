@@ -1,7 +1,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -19,6 +19,7 @@ from fedsam.prepare import PRESETS, write_decathlon
 from fedsam.readers.decathlon import Decathlon
 from fedsam.readers.own_scans import SiteTable
 from fedsam.reference_tree import ReferenceTree, read_pickled_array
+from fedsam.volumes import Case
 from fedsam.windows import anti_transpose, min_max, resize_images, resize_labels, window_slices
 from shared.errors import UsageError
 
@@ -178,6 +179,20 @@ def test_bad_options(table: Path, options: dict[str, object], sentence: str) -> 
         module(table, **options)
 
 
+def test_data_that_cannot_be_scored_are_refused(tmp_path: Path, write_pair: WritePair) -> None:
+    write_pair(tmp_path / "i.nii.gz", tmp_path / "l.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text("site,image,label,split\nx,i.nii.gz,l.nii.gz,train\n")
+    with pytest.raises(
+        UsageError, match=r"data.validation must be above 0 .* neither validation nor test cases, got 0"
+    ):
+        module(table)
+    with pytest.raises(
+        UsageError, match=r"data.validation must be 0 where a site has one training patient, got 0.5 and x"
+    ):
+        module(table, validation=0.5)
+
+
 # ---------------------------------------------------------------------- the cache
 
 
@@ -226,6 +241,17 @@ def test_memory_instead_of_files(table: Path, tmp_path: Path) -> None:
     assert torch.equal(batches(data)[0][0], batches(on_disk)[0][0])
 
 
+@pytest.mark.parametrize("part", ["image.npy", "json"])
+def test_a_damaged_entry_is_named(table: Path, tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "cache"
+    case = module(table).cases("train")[0]
+    ArrayCache(folder).volume(case)
+    (entry,) = folder.glob(f"*.{part}")
+    entry.write_bytes(b"{")
+    with pytest.raises(UsageError, match=rf"data.cache_dir must hold readable files, {entry} is damaged: delete it \("):
+        ArrayCache(folder).volume(case)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written(table: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -264,6 +290,14 @@ def test_prepared_files_are_the_cases(tmp_path: Path) -> None:
         PRESETS["mini-ixi"](str(root))
 
 
+def test_a_case_without_a_mask_cannot_be_prepared(
+    make_volumes: Callable[..., VolumeDataModule], blank: Callable[..., Case], tmp_path: Path
+) -> None:
+    sets = make_volumes((1,), [blank("a", label=False)]).source.load()
+    with pytest.raises(UsageError, match=r"prepare: every case must have a mask, blank of a has none"):
+        write_decathlon(sets, tmp_path / "out")
+
+
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_the_references_tree_is_converted(tmp_path: Path, protocol: int) -> None:
     rng = np.random.default_rng(0)
@@ -291,6 +325,35 @@ def test_the_references_tree_is_converted(tmp_path: Path, protocol: int) -> None
     again = written.train[0].read()
     np.testing.assert_array_equal(again.label, labels)
     np.testing.assert_allclose(again.image, (volume - volume.min()) / np.ptp(volume), atol=1e-6)
+
+
+def test_windows_that_make_no_volume_are_refused(tmp_path: Path) -> None:
+    site = tmp_path / "2D_all_5slice_siteA"
+
+    def told(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], sentence: str) -> None:
+        rows = ["image_pth,mask_pth"]
+        for z, pair in enumerate(shapes):
+            names = [f"case0/{kind}s/{z}.pkl" for kind in ("image", "mask")]
+            for name, shape in zip(names, pair, strict=True):
+                (site / name).parent.mkdir(parents=True, exist_ok=True)
+                (site / name).write_bytes(pickle.dumps(np.zeros(shape)))
+            rows.append(",".join(names))
+        (site / "training.csv").write_text("\n".join(rows) + "\n")
+        (site / "test.csv").write_text(rows[0] + "\n")
+        with pytest.raises(UsageError, match=sentence):
+            ReferenceTree(tmp_path).load().train[0].read()
+
+    with pytest.raises(UsageError, match=r"prepare --root must hold folders called 2D_all_5slice_site…, .* has none"):
+        ReferenceTree(tmp_path).load()
+    told([((9, 7, 5), (9, 7, 5))] * 4, r"prepare --root: a case must have at least 5 slices, case0 has 4")
+    window = r"prepare --root: windows must be arrays \(H, W, 5\), the same for image and mask, .*0.pkl has"
+    told([((9, 7, 3), (9, 7, 3))] * 5, rf"{window} \(9, 7, 3\)")
+    told([((9, 7, 5), (7, 9, 5))] * 5, rf"{window} \(7, 9, 5\)")
+    several = [((9, 7 + z, 5), (9, 7 + z, 5)) for z in range(5)]
+    told(several, r"prepare --root: the slices of a case must have one size, case0 has several")
+    (site / "training.csv").write_text("image_pth,mask\ncase0/images/0.pkl,case0/masks/0.pkl\n")
+    with pytest.raises(UsageError, match=r"must have the columns image_pth and mask_pth, .*training.csv lacks one"):
+        ReferenceTree(tmp_path).load()
 
 
 def test_pickles_that_hold_more_than_numbers_are_refused(tmp_path: Path) -> None:

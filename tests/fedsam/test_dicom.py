@@ -77,9 +77,61 @@ def test_gaps_and_strangers_are_told(series: Path, tmp_path: Path) -> None:
     (series / "3.dcm").unlink()
     with pytest.raises(UsageError, match=r"must be equally far apart, .*series has 3 to 6 mm"):
         read_series(series)
+    other = pydicom.dcmread(series / "1.dcm")
+    other.Rows, other.PixelData = 6, other.PixelData[: 6 * 9 * 2]
+    other.save_as(series / "1.dcm", enforce_file_format=True)
+    with pytest.raises(UsageError, match=r"slices of a series must have one size, .*series has \[\(6, 9\), \(7, 9\)\]"):
+        read_series(series)
+    other.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["another"])
+    other.save_as(series / "1.dcm", enforce_file_format=True)
+    with pytest.raises(UsageError, match=r"a folder must hold one DICOM series, .*series has 2"):
+        read_series(series)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"must hold NIfTI files or one DICOM series, .*empty has neither"):
         read_series(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda good: good[: len(good) // 2],
+            "must say its PixelSpacing, .* lacks PixelSpacing, ImageOr.*, PixelData$",
+        ),
+        (lambda good: good[:-9], "must be readable, .*4.dcm is not"),
+        (lambda good: good.replace(b"-1024", b"-1x24"), "must be readable, .*4.dcm is not"),
+        (lambda good: good.replace(b"US\x02\x00\x07\x00", b"UX\x02\x00\x07\x00"), "must be readable, .*4.dcm is not"),
+    ],
+    ids=["half a file", "without its end", "no number", "no kind of value"],
+)
+def test_a_damaged_slice_is_named(series: Path, change: Callable[[bytes], bytes], told: str) -> None:
+    good = (series / "4.dcm").read_bytes()
+    damaged = change(good)
+    assert damaged != good
+    (series / "4.dcm").write_bytes(damaged)
+    with pytest.raises(UsageError, match=rf"data.source: every slice of a series {told}"):
+        read_series(series)
+
+
+def test_a_mask_of_another_grid_is_refused(series: Path, tmp_path: Path, write_scan: Callable[..., Path]) -> None:
+    image, affine = read_series(series)
+
+    def told(mask: np.ndarray, at: np.ndarray, sentence: str) -> None:
+        label = write_scan(tmp_path / "m.nii.gz", mask, at)
+        case = DicomCase(site="s", case="c", series=series, label=label, normalisation=Unchanged())
+        with pytest.raises(UsageError, match=sentence):
+            case.read()
+
+    mask = np.zeros(image.shape, np.uint8)
+    told(
+        mask[1:], affine, r"scan and mask must have the same shape, .*series has \(6, 7, 9\) and .*m.nii.gz \(5, 7, 9\)"
+    )
+    shifted = affine.copy()
+    shifted[2, 3] += 4
+    told(mask, shifted, r"same grid \(within data.source.tolerance 0.5 mm\), .*m.nii.gz lies 4 mm away from .*series")
+    for name in ("2.dcm", "4.dcm"):  # the topmost two
+        (series / name).unlink()
+    told(mask, affine, r"a scan must have at least 5 slices, .*series has 4")
 
 
 def test_a_series_is_segmented_by_the_command(

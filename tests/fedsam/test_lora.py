@@ -15,6 +15,7 @@ from fedsam.fact import SharedFactors
 from fedsam.image_encoder import EncoderAttention
 from fedsam.lora import LoraOptions
 from fedsam.sam import Sam
+from shared.errors import UsageError
 
 D, HEADS = 12, 2
 
@@ -36,6 +37,20 @@ def test_without_b_the_frozen_model_answers_bit_for_bit() -> None:
     plain.load_state_dict(merged_state(adapted))
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(adapted(images), plain(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rank": 0}, "model.rank must be at least 1, got 0"),
+        ({"num": 0}, "model.num_lora must be at least 1, got 0"),
+        ({"init": "ones"}, "model.lora_init must be zero_b or reference, got 'ones'"),
+        ({"dora": "both"}, "model.dora must be column, row or null, got 'both'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        LoraOptions(**options)
 
 
 @pytest.mark.parametrize(

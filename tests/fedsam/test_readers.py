@@ -176,6 +176,12 @@ def test_decathlon_with_and_without_sites(tmp_path: Path, write_pair: WritePair)
     table.write_text("case,site,split\ncase_0,a,tarin\n")
     with pytest.raises(UsageError, match=r"split must hold train, .* holds 'tarin' in row 2"):
         Decathlon(root, table).load()
+    for labels in ({"0": "background", "organ": "x"}, ["background", "organ"]):
+        content = json.loads((root / "dataset.json").read_text()) | {"labels": labels}
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other/dataset.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match=r"dataset.json must name the labels by number, .*other has [{\[]"):
+            Decathlon(tmp_path / "other").load()
     (root / "labelsTr/case_1.nii.gz").unlink()
     with pytest.raises(UsageError, match=r"every file of dataset.json must exist, .*labelsTr/case_1.nii.gz does not"):
         Decathlon(root).load()
@@ -247,6 +253,7 @@ def test_a_dicom_series_needs_pydicom(tmp_path: Path, monkeypatch: pytest.Monkey
     from fedsam.readers.dicom import read_series
 
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    (tmp_path / "a.dcm").touch()
     with pytest.raises(UsageError, match=r"a DICOM series needs the package pydicom \(pip install pydicom\), got"):
         read_series(tmp_path)
 
@@ -275,6 +282,15 @@ def test_axes_spacing_and_affine(tmp_path: Path, write_pair: WritePair) -> None:
             written = nibabel.load(write_nifti(tmp_path / "out.nii.gz", np.asarray(back.label), back))
             np.testing.assert_array_equal(written.get_fdata(), nibabel.load(pair[1]).get_fdata())
             np.testing.assert_allclose(written.affine, affine)
+
+
+def test_a_map_of_another_shape_is_not_written(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    volume = case_of(pair).read()
+    with pytest.raises(UsageError, match=r"a map of c must have shape \(7, 12, 10\), got \(7, 12, 9\)"):
+        write_nifti(tmp_path / "out.nii.gz", volume.image[..., 1:], volume)
+    pair[1].unlink()
+    with pytest.raises(UsageError, match=r"every scan and mask must exist, .*a_mask.nii.gz does not"):
+        case_of(pair).fingerprint()
 
 
 def test_normalisations_by_their_formulas() -> None:

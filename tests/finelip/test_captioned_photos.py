@@ -124,6 +124,14 @@ def test_every_file_is_the_published_one() -> None:
     assert all(f"| `{photo.file}` |" in text for photo in photographs())
 
 
+def test_an_incomplete_package_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finelip.captioned_photos.files", lambda package: tmp_path)
+    with pytest.raises(
+        UsageError, match=rf"package finelip must hold {FOLDER}/captions.json, but it is missing: install"
+    ):
+        photographs.__wrapped__()
+
+
 def test_it_can_be_sent_to_a_worker() -> None:
     source = pickle.loads(pickle.dumps(CaptionedPhotos(crops=False)))
     assert source.picture("test", 0).size == (320, 320)

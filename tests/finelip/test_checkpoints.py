@@ -238,4 +238,7 @@ def test_the_backbone_is_told_from_the_shapes(name: str) -> None:
     smaller = {n: t for n, t in state.items() if ".resblocks.3." not in n}
     with pytest.raises(UsageError, match="must have the shapes of a known backbone"):
         backbone_of(ClipWeights(smaller, "openai", None, ""))
+    partial = {n: t for n, t in state.items() if n != "text_projection"}
+    with pytest.raises(UsageError, match=r"model\.init must hold a whole CLIP, but 'text_projection' is missing"):
+        backbone_of(ClipWeights(partial, "openai", None, ""))
     assert openai_names(to_huggingface(state)).keys() == state.keys()

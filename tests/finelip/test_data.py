@@ -270,6 +270,15 @@ def test_bad_options(options: dict[str, Any], sentence: str) -> None:
         module(Drawn(captions(4)), **options)
 
 
+def test_every_process_needs_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    sentence = r"data.source must have a training pair for every process, but drawn has 2"
+    with pytest.raises(UsageError, match=sentence):
+        module(Drawn(captions(2))).train_dataloader()
+
+
 def test_bad_sources() -> None:
     with pytest.raises(UsageError, match=r"data.source must have pairs to use for validation, but drawn has none"):
         module(Drawn(captions(4))).val_dataloader()

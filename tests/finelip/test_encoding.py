@@ -393,6 +393,12 @@ def test_wrong_indices_are_refused(small: Small, tmp_path: Path) -> None:
     Index(tmp_path / "i").require_model(small(), tmp_path)
     with pytest.raises(UsageError, match=r"made by the model of --weights, which is a.ckpt; .* was made by another"):
         Index(tmp_path / "i").require_model(small(seed=1), Path("a.ckpt"))
+    shorter = tmp_path / "shorter"
+    shutil.copytree(tmp_path / "e", shorter)
+    build_index([shorter], tmp_path / "j")
+    shutil.copy(shorter / "texts-00003.safetensors", shorter / "texts-00001.safetensors")  # the last holds fewer
+    with pytest.raises(RunError, match=r"texts-00001.* has changed since the index was made: run finelip index again"):
+        Index(tmp_path / "j").sets("texts", [4])
     (tmp_path / "e/texts-00001.safetensors").unlink()
     with pytest.raises(UsageError, match="1 of 4 shards of texts are missing: run finelip encode again"):
         build_index([tmp_path / "e"], tmp_path / "i")
@@ -426,3 +432,12 @@ def test_without_faiss_one_sentence(small: Small, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("finelip.index.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="--faiss true needs the package faiss-cpu"):
         build_index([tmp_path], tmp_path / "i", faiss=True)
+    model = small()
+    encode(tmp_path / "e", model)
+    build_index([tmp_path / "e"], tmp_path / "i")
+    query = Encoder(model).texts(["a"])
+    with pytest.raises(UsageError, match="--faiss true needs the package faiss-cpu, which is not installed"):
+        search(Index(tmp_path / "i"), model, query, faiss=True)
+    monkeypatch.setattr("finelip.index.find_spec", lambda name: object())
+    with pytest.raises(UsageError, match=r"--faiss true needs an index built with --faiss true, got .*i$"):
+        search(Index(tmp_path / "i"), model, query, faiss=True)

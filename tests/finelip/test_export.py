@@ -15,10 +15,10 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, 
 from finelip.checkpoints.write import write_clip
 from finelip.cli import main
 from finelip.finelip import FineLIP
-from finelip.onnx_towers import ImageTower, TextTower, examples, write_onnx
+from finelip.onnx_towers import ImageTower, TextTower, examples, parity, write_onnx
 from finelip.tokenizer import EOS, LongTokenizer
 from finelip.trained import fingerprint, trained_model
-from shared.errors import UsageError
+from shared.errors import RunError, UsageError
 
 Small = Callable[..., FineLIP]
 TEXTS = ["wow!?! it's 3.5 metres, naïve café — ok", "a red disc " * 120, "Two   Crescents\nin a row's end 2024"]
@@ -160,6 +160,17 @@ def test_sets_that_depend_on_the_text_cannot_be_a_graph(
     monkeypatch.setattr("finelip.onnx_towers.NEEDED", ())
     with pytest.raises(UsageError, match="needs sets that stand alone"):
         write_onnx(small(refinement="select_aggregate_image"), tmp_path / "towers")
+    with pytest.raises(UsageError, match=r"--out must not exist yet for the layout onnx, got .*"):
+        write_onnx(small(), tmp_path)
+
+
+def test_a_graph_that_computes_something_else_is_refused(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    tower = ImageTower(model)
+    monkeypatch.setattr("finelip.onnx_towers.runner", lambda file, program: program)
+    assert parity(tower, tower, Path("image.onnx"), model, "image") == 0
+    with pytest.raises(RunError, match=r"the graph image.onnx differs from the model by 0\.5, more than "):
+        parity(tower, lambda images: [found + 0.5 for found in tower(images)], Path("image.onnx"), model, "image")
 
 
 def test_released_layouts_are_read_as_models(small: Small, tmp_path: Path) -> None:
@@ -183,6 +194,14 @@ def test_fingerprint_follows_weights_and_their_use(small: Small) -> None:
     with torch.no_grad():
         other.visual.proj[0, 0] += 1e-6
     assert fingerprint(first) != fingerprint(other)
+
+
+def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(
+        UsageError, match=r"--weights must be a checkpoint of finelip fit, got another one \(.*other.ckpt\)"
+    ):
+        trained_model(str(tmp_path / "other.ckpt"))
 
 
 def test_no_checkpoint_in_one_sentence(

@@ -384,3 +384,11 @@ def test_the_reference_needs_a_whole_update(
         make_trainer(1).fit(module(accumulate=4, reference_schedule=True), loader(pairs(4), 2))
     with pytest.raises(UsageError, match=r"model\.epochs must be at least trainer\.max_epochs \(3\), got 2"):
         make_trainer(3).fit(module(epochs=2), loader(pairs(4), 2))
+    with pytest.raises(
+        UsageError, match=r"trainer\.max_epochs must be at least 1, .* the schedule needs its end, got -1"
+    ):
+        make_trainer(-1).fit(module(), loader(pairs(4), 2))
+    with pytest.raises(
+        UsageError, match=r"data\.batch_size must leave at least one batch of training pairs, got inf batches"
+    ):
+        make_trainer(1, limit_train_batches=0).fit(module(), loader(pairs(4), 2))

@@ -217,6 +217,16 @@ def test_where_each_site_has_a_model_of_its_own_one_is_chosen(
     assert np.mean(masks[0] != masks[1]) < 1e-2  # folding LoRA in rounds otherwise
 
 
+def test_a_site_that_never_trained_has_no_model(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--model.num_lora", "2", "--model.participation", "0.3")
+    trained = {path.stem for path in (run / "clients").iterdir()}
+    assert len(trained) == 1
+    (number,) = (int(re.sub(r"\D", "", name)) for name in trained)
+    idle = "ABC"[(number + 1) % 3]
+    told = refusal(capsys, "predict", "--device", "cpu", "--site", f"site-{idle}")
+    assert told == f"--site must name a site that finished a round, got site-{idle}"
+
+
 PREPARED = ["--scale", "0.01", "--slices", "6", "--size", "32"]
 
 

@@ -103,6 +103,11 @@ def test_from_pairs_to_a_gallery(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["retrieve", "--index", "index", "--text", '["a red disc", "two bars, or: three"]', "--top", "3"]
     Image.new("CMYK", (70, 50)).save("p.jpg")
     main([*words, "--picture", "p.jpg", "--out", "gallery"])
+    Path("broken.jpg").write_bytes(b"no picture")
+    told = refusal(capsys, *words, "--picture", "broken.jpg")
+    assert told.startswith("--picture must be a picture that can be read: ")
+    assert "broken.jpg" in told
+    capsys.readouterr()
     page = Path("gallery/report.html").read_text()
     assert page.count("<img") == 2 * 3 + 1
     assert ">true<" not in page  # of a foreign picture nobody knows

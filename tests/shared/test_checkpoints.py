@@ -89,6 +89,13 @@ def test_other_files_are_told_to_be_no_weights(tmp_path: Path) -> None:
             load_content(path, "--weights")
 
 
+def test_weights_are_named_tensors(tmp_path: Path) -> None:
+    for content in ([torch.ones(2)], {"state_dict": {"a": 1}}, {"model": [torch.ones(2)]}):
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(UsageError, match=r"--weights must hold named tensors, got .*a.pt"):
+            load_tensors(tmp_path / "a.pt", "--weights")
+
+
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     io = AtomicCheckpointIO()
     assert newest_whole_checkpoint(tmp_path) is None

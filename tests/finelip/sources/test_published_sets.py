@@ -197,6 +197,8 @@ def test_long_dci_from_its_table(dci: Path, put_picture: PutPicture, shades: Sha
     refused(LongDci(dci, table="dci_long.csv"), "every picture must be listed once, .* has sa_5.jpg twice")
     write(dci / "dci_long.csv", "filepath,title\nsa_5.jpg,A.\n")
     refused(LongDci(dci, table="dci_long.csv"), "data.source.table: every record must have a text 'filepath', row 2")
+    (dci / "dci_long.csv").write_bytes(b"filepath\ttitle\nsa_5.jpg\t\xff\n")
+    refused(LongDci(dci, table="dci_long.csv"), "data.source.table must be tab-separated text in UTF-8, got .*dci_long")
     refused(LongDci(dci, table="none.csv"), "data.source.table must be an existing file")
 
 
@@ -372,6 +374,8 @@ def test_flickr30k_must_be_as_published(flickr30k: Path) -> None:
     changed("line 1 of", "99.jpg#0\t ")
     changed("every picture must be listed once, .* has 99.jpg twice", *good, *good[:5])
     changed("must hold at least one caption", "")
+    file.write_bytes(b"99.jpg#0\t\xff\n")
+    refused(Flickr30k(flickr30k), "data.source.root: results_20130124.token must be text in UTF-8, .* is not")
     write(flickr30k / "dataset_flickr30k.json", {"images": [{"filename": "1.jpg", "split": "test", "sentences": []}]})
     refused(Flickr30k(flickr30k, "dataset_flickr30k.json"), "every picture must have five 'sentences', picture 0")
     write(flickr30k / "dataset_flickr30k.json", [])

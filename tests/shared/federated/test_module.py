@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from shared.errors import RunError, UsageError
 from shared.federated.aggregation import StateRule, VectorAggregator
 from shared.federated.attack import Attack
-from shared.federated.client import ClientTraining, LocalResult
+from shared.federated.client import ClientTraining, LocalResult, batch_size
 from shared.federated.fedavg import FedAvg
 from shared.federated.module import FederatedModule
+from shared.federated.reference import reference_update
 from shared.federated.rounds import participants_of_round
 from shared.federated.seeds import derived_generator, derived_seed
 from shared.federated.server import combine
@@ -592,6 +594,60 @@ def test_wrong_options_are_told(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         make_trainer(1).fit(make_module(**options), datamodule=make_data())
+
+
+@pytest.mark.parametrize(
+    ("updates", "options", "message"),
+    [
+        (
+            torch.zeros(3),
+            {},
+            r"FedAvg: updates must be a \(clients, coordinates\) matrix .* got shape \(3,\) of torch.float32",
+        ),
+        (torch.zeros(2, 3, dtype=torch.int), {}, r"got shape \(2, 3\) of torch.int32"),
+        (
+            torch.zeros(2, 3),
+            {"client_ids": [1, 0]},
+            r"client_ids must be 2 distinct ids in ascending order, got \(1, 0\)",
+        ),
+        (torch.zeros(2, 3), {"client_ids": [0]}, r"client_ids must be 2 distinct ids in ascending order, got \(0,\)"),
+    ],
+)
+def test_a_rule_checks_its_updates(updates: Tensor, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FedAvg()(updates, **options)
+
+
+def test_half_precision_with_a_loss_scaler_is_refused(make_data: Make, make_module: Make, make_trainer: Make) -> None:
+    """On a CPU Lightning trains in bfloat16 instead, so that the plugin of a GPU has to be put there by hand."""
+    trainer = make_trainer(1)
+    trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(
+        UsageError, match=r"trainer.precision 16-mixed needs a loss scaler per client, .*: use bf16-mixed"
+    ):
+        trainer.fit(make_module(), datamodule=make_data())
+
+
+def test_a_batch_without_tensors_is_refused() -> None:
+    assert batch_size({"x": [torch.zeros(3, 2)], "y": None}) == 3
+    for batch in (7, "text", {"x": "text"}):
+        with pytest.raises(UsageError, match=r"a training batch must hold tensors, got (int|str)"):
+            batch_size(batch)
+
+
+def test_a_server_whose_own_training_diverges_is_told(make_data: Make, make_module: Make) -> None:
+    module, data = make_module(), make_data(server_samples=16)
+    data.setup("fit")
+    state = module.exchanged()
+    layout = VectorLayout(state)
+    training = ClientTraining(optimizer=partial(torch.optim.SGD, lr=1e38))
+    origin = layout.flatten(state)
+    with pytest.raises(
+        RunError, match=r"round 2: the server's own training on data.server_samples gave NaN or infinite"
+    ):
+        reference_update(
+            deepcopy(module.local).train().requires_grad_(True), data, training, layout, state, origin, seed=1, round=2
+        )
 
 
 def test_a_checkpoint_of_another_model_is_refused(

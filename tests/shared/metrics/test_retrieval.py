@@ -116,6 +116,8 @@ def test_wrong_input_is_refused() -> None:
     scores = torch.zeros(2, 3)
     with pytest.raises(UsageError, match="every image must own a text, but image 1 has none"):
         positions(scores, torch.zeros(3, dtype=torch.long))
+    with pytest.raises(UsageError, match="retrieval needs at least one image and one text, got 0 and 3"):
+        positions(torch.zeros(0, 3), torch.zeros(3, dtype=torch.long))
     with pytest.raises(UsageError, match=r"owner must lie in 0\.\.1, got 0\.\.2"):
         positions(scores, torch.arange(3))
     with pytest.raises(UsageError, match="ties must be one of index, optimistic, pessimistic, got 'first'"):

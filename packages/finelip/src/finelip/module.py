@@ -1,5 +1,6 @@
 """Training of a FineLIP: two learning rates and their course, accumulation, retrieval on the validation pairs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class FineLIPModule(LightningModule):
             )
         trainer.fit_loop.setup_data()
         batches = trainer.num_training_batches
-        if batches < 1 or batches != int(batches):
+        if not 1 <= batches < math.inf:
             raise UsageError(f"data.batch_size must leave at least one batch of training pairs, got {batches} batches")
         self.batches = int(batches)
         if self.reference_schedule and self.batches < self.accumulate:

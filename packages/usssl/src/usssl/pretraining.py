@@ -1,5 +1,6 @@
 """Self-supervised training of a backbone."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,7 +121,7 @@ class Pretraining(LightningModule):
             self.lr_schedule.check(self.whole)
         trainer.fit_loop.setup_data()
         batches = trainer.num_training_batches
-        if batches < 1 or batches != int(batches):
+        if not 1 <= batches < math.inf:
             raise UsageError(
                 f"data.batch_size must leave at least one whole batch of the training frames, got {batches} batches"
             )

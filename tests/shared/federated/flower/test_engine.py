@@ -406,6 +406,28 @@ def test_what_nodes_cannot_do_is_refused(
         make_trainer(1).fit(over(make_module(**options), make_grid(make_module)), datamodule=make_data())
 
 
+def test_a_grid_is_dealt_with_by_one_process(
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(1)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    with pytest.raises(UsageError, match="engine flower needs one process, got 2"):
+        trainer.fit(over(make_module(), make_grid(make_module)), datamodule=make_data())
+
+
+def test_scores_of_models_that_stay_elsewhere_are_refused(
+    make_module: Make, make_data: Make, make_trainer: Make, make_grid: Make, over: Make
+) -> None:
+    module = make_module()
+    module.personal = lambda: {"network.4.bias": module.local.state_dict()["network.4.bias"]}
+    module.communicated = lambda: {
+        name: tensor for name, tensor in module.local.state_dict().items() if name != "network.4.bias"
+    }
+    told = r"can be scored only where these are: trainer.limit_val_batches must be 0, got 1.0"
+    with pytest.raises(UsageError, match=told):
+        make_trainer(1).fit(over(module, make_grid(make_module)), datamodule=make_data())
+
+
 # ---------------------------------------------------------------------- memory
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from fedsam.intensity import Normalisation, Percentiles
 from fedsam.readers.nifti import class_map, grid_distance, read_grid
 from fedsam.volumes import MIN_SLICES, Case, Volume
 from shared.errors import UsageError
+
+NEEDED = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "PixelData")
+"""What every slice must say of itself."""
 
 
 def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -23,58 +26,84 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         ``(Z, H, W)`` float32, and the ``(4, 4)`` affine of its axes to NIfTI's millimetres (right, front, up).
 
     Raises:
-        UsageError: pydicom is missing, there is no series or more than one, or slices are missing or differ in shape.
+        UsageError: pydicom is missing, there is no series or more than one, a file is damaged, or slices are missing or
+            differ in shape.
     """
-    try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
-    except ImportError as error:
-        raise UsageError(
-            f"data.source: a DICOM series needs the package pydicom (pip install pydicom), got {folder}"
-        ) from error
-    slices = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        try:
-            slices.append(pydicom.dcmread(path))
-        except InvalidDicomError:
-            continue
-    series = {str(s.get("SeriesInstanceUID")) for s in slices}
+    read = (_slice(path) for path in sorted(path for path in folder.iterdir() if path.is_file()))
+    slices = [one for one in read if one is not None]
+    series = {one.series for one in slices}
     if not series:
         raise UsageError(f"data.source: a folder must hold NIfTI files or one DICOM series, {folder} has neither")
     if len(series) > 1:
         raise UsageError(f"data.source: a folder must hold one DICOM series, {folder} has {len(series)}")
-    shapes = {(int(s.Rows), int(s.Columns)) for s in slices}
+    shapes = {one.values.shape for one in slices}
     if len(shapes) != 1:
         raise UsageError(f"data.source: slices of a series must have one size, {folder} has {sorted(shapes)}")
-    right, down = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    right, down = slices[0].orientation
     normal = np.cross(right, down)
-    slices.sort(key=lambda s: float(normal @ np.array(s.ImagePositionPatient, dtype=float)))
-    heights = np.array([normal @ np.array(s.ImagePositionPatient, dtype=float) for s in slices])
-    steps = np.diff(heights)
+    slices.sort(key=lambda one: float(normal @ one.position))
+    steps = np.diff([normal @ one.position for one in slices])
     if len(steps) and steps.max() - steps.min() > 0.1 * np.median(steps) + 1e-3:
         raise UsageError(
             f"data.source: slices of a series must be equally far apart, "
             f"{folder} has {steps.min():g} to {steps.max():g} mm"
         )
-    image = np.stack(
-        [
-            s.pixel_array.astype(np.float32) * float(s.get("RescaleSlope", 1)) + float(s.get("RescaleIntercept", 0))
-            for s in slices
-        ]
-    )
-    between_rows, between_columns = map(float, slices[0].PixelSpacing)
+    between_rows, between_columns = slices[0].spacing
     affine = np.eye(4)
     step = float(np.mean(steps)) if len(steps) else 1.0
     affine[:3] = np.stack(
-        [
-            normal * step,
-            down * between_rows,
-            right * between_columns,
-            np.array(slices[0].ImagePositionPatient, dtype=float),
-        ],
+        [normal * step, down * between_rows, right * between_columns, slices[0].position],
         axis=1,
     )
-    return image, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM counts to the left and to the back
+    # DICOM counts to the left and to the back.
+    return np.stack([one.values for one in slices]), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+class _Slice(NamedTuple):
+    """What a volume needs of a file, read and checked."""
+
+    series: str
+    values: np.ndarray
+    """``(H, W)`` float32, rescaled."""
+    orientation: np.ndarray
+    """``(2, 3)``: directions in which columns and rows are counted."""
+    position: np.ndarray
+    """``(3,)`` mm, of the first voxel."""
+    spacing: np.ndarray
+    """``(2,)`` mm between rows and between columns."""
+
+
+def _slice(path: Path) -> _Slice | None:
+    """The slice of a file; ``None`` where it is no DICOM."""
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError as error:
+        raise UsageError(
+            f"data.source: a DICOM series needs the package pydicom (pip install pydicom), got {path.parent}"
+        ) from error
+    try:
+        scan = pydicom.dcmread(path)
+        lacking = [name for name in NEEDED if scan.get(name) is None]
+        if lacking:
+            raise UsageError(
+                f"data.source: every slice of a series must say its {', '.join(NEEDED)}, {path} lacks "
+                f"{', '.join(lacking)}"
+            )
+        slope, intercept = float(scan.get("RescaleSlope") or 1), float(scan.get("RescaleIntercept") or 0)
+        return _Slice(
+            str(scan.get("SeriesInstanceUID")),
+            scan.pixel_array.astype(np.float32) * slope + intercept,
+            np.array(scan.ImageOrientationPatient, dtype=float).reshape(2, 3),
+            np.array(scan.ImagePositionPatient, dtype=float).reshape(3),
+            np.array(scan.PixelSpacing, dtype=float).reshape(2),
+        )
+    except InvalidDicomError:
+        return None
+    except UsageError:
+        raise
+    except Exception as error:  # parsers and decoders of many libraries, each with errors of its own
+        raise UsageError(f"data.source: every slice of a series must be readable, {path} is not ({error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)

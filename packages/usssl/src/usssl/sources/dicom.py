@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.processing import apply_rescale, apply_windowing
 
@@ -50,19 +49,22 @@ class DicomReader(FileReader):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             frames = int(header.get("NumberOfFrames") or 1)
-        except (OSError, InvalidDicomError, ValueError, TypeError, AttributeError, EOFError) as error:
+            if "Rows" not in header or "PhotometricInterpretation" not in header or frames < 1:
+                raise UsageError(f"data.source.root: every DICOM file must hold pictures, {path} holds none")
+            patient = str(header.get("PatientID") or "")
+            machine = " ".join(str(header.get(key) or "") for key in ("Manufacturer", "ManufacturerModelName")).strip()
+            rate = _rate(header)
+        except UsageError:
+            raise
+        except Exception as error:  # the parser of every kind of element has errors of its own
             raise UsageError(f"data.source.root: every DICOM file must be readable, {path} is not ({error})") from error
-        if "Rows" not in header or "PhotometricInterpretation" not in header or frames < 1:
-            raise UsageError(f"data.source.root: every DICOM file must hold pictures, {path} holds none")
-        patient = str(header.get("PatientID") or "")
-        machine = " ".join(str(header.get(key) or "") for key in ("Manufacturer", "ManufacturerModelName")).strip()
         return [
             Clip(
                 video_id=path.stem,
                 path=str(path),
                 frames=frames,
                 reader=self,
-                fps=_rate(header),
+                fps=rate,
                 patient=pseudonym(patient) if patient else None,
                 machine=machine or None,
             )
