@@ -2,8 +2,9 @@
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,22 +60,25 @@ def rows(part: str) -> dict[str, list[Any]]:
     }
 
 
+Tables = dict[str, dict[str, list[Any]]]
+
+
 @pytest.fixture(params=["stand-in", "pyarrow"])
-def parquet_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two files of training rows and one of test rows; without pyarrow, a stand-in of the calls that are made."""
+def write_parquet(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Tables], None]:
+    """Writes files of columns into the folder data; without pyarrow, a stand-in of the calls that are made."""
     folder = tmp_path / "data"
     folder.mkdir()
-    names = {"train-00000-of-00002": ("train", slice(7)), "train-00001-of-00002": ("train", slice(7, None))}
-    names |= {"test-00000-of-00001": ("test", slice(None))}
-    tables = {
-        f"{name}.parquet": {key: values[at] for key, values in rows(part).items()} for name, (part, at) in names.items()
-    }
     if request.param == "pyarrow":
         pyarrow = pytest.importorskip("pyarrow")
         parquet = pytest.importorskip("pyarrow.parquet")
-        for name, columns in tables.items():
-            parquet.write_table(pyarrow.table(columns), folder / name)
-        return tmp_path
+
+        def write(tables: Tables) -> None:
+            for name, columns in tables.items():
+                parquet.write_table(pyarrow.table(columns), folder / name)
+
+        return write
 
     class Column:
         def __init__(self, values: list[Any]) -> None:
@@ -94,11 +98,28 @@ def parquet_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: 
     stand_in, reader = ModuleType("pyarrow"), ModuleType("pyarrow.parquet")
     stand_in.ArrowException = type("ArrowException", (Exception,), {})  # type: ignore[attr-defined]
     stand_in.parquet = reader  # type: ignore[attr-defined]
-    reader.read_table = lambda file, columns: Table(tables[file.name])  # type: ignore[attr-defined]
+    known: Tables = {}
+    reader.read_schema = lambda file: SimpleNamespace(names=list(known[file.name]))  # type: ignore[attr-defined]
+    reader.read_table = lambda file, columns: Table(known[file.name])  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pyarrow", stand_in)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", reader)
-    for name in tables:
-        (folder / name).touch()
+
+    def remember(tables: Tables) -> None:
+        known.update(tables)
+        for name in tables:
+            (folder / name).touch()
+
+    return remember
+
+
+@pytest.fixture
+def parquet_folder(write_parquet: Callable[[Tables], None], tmp_path: Path) -> Path:
+    """Two files of training rows and one of test rows."""
+    names = {"train-00000-of-00002": ("train", slice(7)), "train-00001-of-00002": ("train", slice(7, None))}
+    names |= {"test-00000-of-00001": ("test", slice(None))}
+    write_parquet(
+        {f"{name}.parquet": {key: v[at] for key, v in rows(part).items()} for name, (part, at) in names.items()}
+    )
     return tmp_path
 
 
@@ -114,6 +135,26 @@ def test_the_parquet_form_of_isic(parquet_folder: Path, inside: bool) -> None:
     np.testing.assert_array_equal(sets.test[5][0], decoded(rows("test")["image"][5]["bytes"]))
     data = FederatedImages(FedIsic2019(parquet_folder), clients=6, partition=ByColumn("center"), image_size=10)
     assert [sum(counts) for counts in data.describe()["clients"].values()] == [2] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image": None}, r"test-0.parquet must have the columns image, label, center, lacks image$"),
+        (
+            {"label": None, "center": None},
+            r"test-0.parquet must have the columns image, label, center, lacks label, cent",
+        ),
+        ({"image": ["a.jpg"] * 6}, r"column image of .*test-0.parquet must hold the bytes of a picture in every row"),
+    ],
+)
+def test_other_columns_are_told(
+    change: dict[str, Any], told: str, write_parquet: Callable[[Tables], None], tmp_path: Path
+) -> None:
+    columns = {name: values for name, values in (rows("test") | change).items() if values is not None}
+    write_parquet({"train-0.parquet": rows("train"), "test-0.parquet": columns})
+    with pytest.raises(UsageError, match=told):
+        FedIsic2019(tmp_path).load()
 
 
 def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:

@@ -327,6 +327,15 @@ def test_adapters_go_with_their_base(
     np.testing.assert_array_equal(masks[0], masks[1])
 
 
+def test_adapters_without_the_heads_are_not_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--model.variant", "attn_paper")
+    told = refusal(capsys, "export", "--what", "adapters", "--out", "a.safetensors")
+    assert told == (
+        "--what adapters needs a variant that trains the heads, which no SAM checkpoint holds; attn_paper leaves "
+        "decoder.hypernetworks, decoder.mask_tokens, decoder.upscaling as drawn: take --what merged"
+    )
+
+
 def test_export_says_what_it_cannot_do(
     empty_folder: Path, capsys: pytest.CaptureFixture[str], loaded: Callable[[Path], dict[str, Any]]
 ) -> None:

@@ -460,6 +460,15 @@ def test_a_label_out_of_range_is_told(empty_folder: Path, capsys: pytest.Capture
     assert "3" in told
 
 
+def test_without_flower_its_engine_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "shared.federated.flower.simulation", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = refusal(capsys, "fit", *TINY, "--engine", "flower")
+    assert told == "--engine flower needs flwr and ray (pip install 'fedseca[simulation]'), found no ray"
+
+
 def test_foreign_and_damaged_checkpoints_are_refused(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.max_epochs", "1")
     path = empty_folder / "runs" / "fedseca" / "fit" / "version_0" / "checkpoints" / "round=0000.ckpt"

@@ -7,6 +7,8 @@ from torch import nn
 from shared.errors import UsageError
 from usssl.backbones import Backbone, build_backbone
 from usssl.classifier import PlaneClassifier, class_weights, trained_parameters
+from usssl.finetuning import Finetuning
+from usssl.initialise import RECORD
 
 
 class Tiny(Backbone):
@@ -83,3 +85,19 @@ def test_without_freeze_everything_is_trained() -> None:
 def test_refusals(options: dict, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         PlaneClassifier(Tiny(), 4, **options)
+
+
+def test_another_checkpoint_is_refused() -> None:
+    def made(*classes: str) -> Finetuning:
+        return Finetuning(len(classes), classes, [3] * len(classes), backbone="timm:test_resnet", init="random")
+
+    about = {"classes": ["a", "b"], "init": "mine.ckpt", "pretrained": "self", "weights_sha256": "0"}
+    trained = {"state_dict": made("a", "b").state_dict(), RECORD: about}
+    same = made("a", "b")
+    same.on_load_checkpoint(trained)
+    assert (same.init, same.pretrained) == ("mine.ckpt", "self")
+    with pytest.raises(UsageError, match=r"data.source must hold the classes of the checkpoint \(a, b\), got a, c"):
+        made("a", "c").on_load_checkpoint(trained)
+    for other in ({}, {"init": "random"}):
+        with pytest.raises(UsageError, match="ckpt_path must be a checkpoint of usssl finetune, got another one"):
+            made("a", "b").on_load_checkpoint(trained | {RECORD: other})

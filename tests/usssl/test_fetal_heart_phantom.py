@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -156,6 +158,22 @@ def test_what_was_drawn_is_read_back(small_videos: PhantomVideos, small_planes: 
     first, again = small_videos.load().train[2], small_videos.load().train[2]
     assert np.array_equal(first.read(5), again.read(5))
     assert np.array_equal(small_planes.load().train[7][0][..., 0], draw_planes("train", 8, 5, 64, 73)[0][7])
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_is_named(tmp_path: Path) -> None:
+    def planes(folder: Path) -> PhantomPlanes:
+        return PhantomPlanes(train=5, validation=5, test=5, size=64, cache_dir=folder)
+
+    planes(tmp_path / "cache").load()
+    for file in (tmp_path / "cache").rglob("*.npz"):
+        file.write_bytes(b"no archive")
+    with pytest.raises(UsageError, match=r"the cache must hold readable files, .*npz is damaged: delete it \("):
+        planes(tmp_path / "cache").load()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UsageError, match=r"the cache must be a folder with room to write, got .*file.* \(.*\); XDG_CACHE"
+    ):
+        planes(tmp_path / "file").load()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,12 @@ def test_either_every_class_is_there_or_the_draw_is_refused(labels: list[int], p
     assert rows.tolist() == sorted(set(rows.tolist()))
 
 
+@pytest.mark.parametrize("percent", [0, 100.5])
+def test_no_share_and_more_than_all_are_refused(percent: float) -> None:
+    with pytest.raises(UsageError, match=rf"data.fraction must lie in \(0, 100\] percent, got {percent}"):
+        label_fraction(np.array([0, 1]), percent, ("a", "b"), 0)
+
+
 def test_patients_in_two_parts_are_named() -> None:
     with pytest.raises(UsageError, match=r"no patient may be in both train and test, but these are: p2, p3"):
         check_patients(train=["p1", "p2", "p3", None], validation=[None], test=["p3", "p2", None])

@@ -50,7 +50,13 @@ def test_near_identical_frames_are_dropped() -> None:
     assert frame_index([clip], Sampling(frame_skip=1, dedup=0.5), 0)[:, 1].tolist() == [0, 2, 4]
 
 
-@pytest.mark.parametrize("options", [{"frame_skip": 0}, {"max_videos": 0}, {"dedup": -1.0}, {"choice": "first"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"frame_skip": 0}, {"max_videos": 0}, {"dedup": -1.0}, {"choice": "first"}),
+        *({"share": 0.0}, {"share_of": "frame"}, {"total": 9, "dedup": 1.0}),
+    ],
+)
 def test_rules_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"data\.sampling\."):
         Sampling(**options)  # type: ignore[arg-type]

@@ -147,6 +147,10 @@ def test_image_folders_fit_as_they_are(tmp_path: Path) -> None:
     data = PlaneDataModule(ImageFolder(tmp_path), image_size=32)
     assert data.class_names == ("a", "b")
     assert data.patients("test") is None
+    for name in ("a", "b"):
+        _picture(tmp_path / "ones" / name / "one.png")
+    with pytest.raises(UsageError, match=r"data.test 0.3 of 2 images: a split must leave items on both sides"):
+        PlaneDataModule(ImageFolder(tmp_path / "ones"), test=0.3).setup()
     _picture(tmp_path / "test" / "c" / "x.png")
     with pytest.raises(UsageError, match="every class must occur in training"):
         PlaneDataModule(ImageFolder(tmp_path)).setup()
@@ -253,6 +257,45 @@ def test_patients_of_two_countries_are_two_patients(tmp_path: Path) -> None:
     data = PlaneDataModule(CommonClasses(FetalPlanesDb(tmp_path / "db"), AfricanPlanes(tmp_path)))
     assert data.class_names == ("Fetal brain", "Fetal thorax")
     assert data.describe()["images"] == {"train": 10, "test": 8}
+
+
+def test_sets_that_have_nothing_in_common_are_refused(tables: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data.source.train must hold a row to train on, .*trainV3.csv has none"):
+        _source(tables, filters={"whitelist": {"machine_type": ["E10"]}}).load()
+    ours = _source(tables)
+    _fetal_planes(tmp_path / "db")
+    with pytest.raises(
+        UsageError, match=r"data.source.test must share two classes with data.source.train, .* share none"
+    ):
+        CommonClasses(ours, FetalPlanesDb(tmp_path / "db")).load()
+    arrays = PhantomPlanes(train=10, validation=5, test=5, size=64, cache_dir=tmp_path / "cache")
+    with pytest.raises(
+        UsageError, match=r"data.source: .* must consist of picture files to be joined with another source"
+    ):
+        CommonClasses(arrays, arrays).load()
+
+
+def test_packs_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data.source.splits must be some of .*, got \['tset'\]"):
+        BusiFrames(tmp_path, splits=["tset"])
+    with pytest.raises(UsageError, match=r"data.source.splits must be some of .*, got \[\]"):
+        Hc18Frames(tmp_path, splits=[])
+    with pytest.raises(UsageError, match=r"data.source.validation must be at least 0, got -1"):
+        LungClips(tmp_path, validation=-1)
+    clips = {"frames": np.zeros((2, 3, 8, 8), np.uint8), "patient": np.arange(2), "source_name": np.array(["a", "b"])}
+    np.savez(tmp_path / "lung_us_clips_112.npz", **clips)
+    with pytest.raises(
+        UsageError, match=r"must be an archive with frames, .*lung_us_clips_112.npz lacks probe, frames_per"
+    ):
+        LungClips(tmp_path).load()
+    whole = {"probe": np.array(["c", "c"]), "frames_per_second": np.full(2, 20.0)}
+    np.savez(tmp_path / "lung_us_clips_112.npz", **clips, **whole)
+    assert len(LungClips(tmp_path, validation=1).load().train) == 1
+    with pytest.raises(UsageError, match=r"data.source.validation must leave patients to train on, got 2 of 2"):
+        LungClips(tmp_path, validation=2).load()
+    np.savez(tmp_path / "busi_128.npz", images=np.zeros((2, 8, 8), np.uint8), group=np.arange(2))
+    with pytest.raises(UsageError, match=r"must be an archive with images, split, group, .*busi_128.npz lacks split"):
+        BusiFrames(tmp_path).load()
 
 
 @pytest.mark.data

@@ -17,7 +17,7 @@ from usssl.labelled import PlaneDataModule
 from usssl.methods import METHODS
 from usssl.phantom_files import write_mp4
 from usssl.plane_csv import PlaneCsv
-from usssl.prepare import run
+from usssl.prepare import fetal_heart_phantom, run
 from usssl.presets.camus_views import CamusViews
 from usssl.presets.videos import Camus, EchonetDynamic
 from usssl.sources.folder import LAYOUTS, VideoFolder
@@ -56,6 +56,17 @@ def test_another_phantom_does_not_go_into_the_same_folder(tmp_path: Path) -> Non
         run([*words, "--seed", "74"])
 
 
+def test_no_layout_and_no_range_of_lengths_are_refused(tmp_path: Path) -> None:
+    words = ["prepare", "--preset", "fetal-heart-phantom", "--out", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match=r"--layout must be .*, got avi"):
+        run([*words, "--layout", "avi"])
+    with pytest.raises(UsageError, match=r"--layout must be one of hdf5, .*, got 'avi'"):
+        fetal_heart_phantom(str(tmp_path / "out"), layout="avi")
+    with pytest.raises(UsageError, match=r"--least_frames must lie in 1 .. --most_frames \(5\), got 6"):
+        run([*words, "--least_frames", "6", "--most_frames", "5"])
+    assert not (tmp_path / "out").exists()
+
+
 def _echonet(root: Path) -> None:
     (root / "Videos").mkdir(parents=True)
     rows = []
@@ -73,6 +84,15 @@ def test_echonet_leaves_its_test_videos_out(tmp_path: Path) -> None:
     sets = EchonetDynamic(tmp_path / "in").load()
     assert [[clip.video_id for clip in part] for part in (sets.train, sets.validation)] == [["A"], ["B"]]
     assert sets.train[0].read(3).shape[:2] == (112, 112)
+    table = tmp_path / "in/FileList.csv"
+    whole = table.read_text()
+    table.write_text(whole.replace("TRAIN", "TRAIN").replace("\nA,", "\nD,"))
+    with pytest.raises(UsageError, match=r"every video must exist, FileList.csv names .*D.avi"):
+        EchonetDynamic(tmp_path / "in").load()
+    table.write_text(whole.replace("FPS", "Rate"))
+    with pytest.raises(UsageError, match=r"FileList.csv must have the columns FPS"):
+        EchonetDynamic(tmp_path / "in").load()
+    table.write_text(whole)
     run(["prepare", "--preset", "echonet_dynamic", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert len((tmp_path / "out/manifest.csv").read_text().splitlines()) == 3
 
@@ -109,6 +129,13 @@ def test_views_of_camus_are_divided_by_patient(tmp_path: Path) -> None:
     assert set(sets.test.columns["patient_id"]) == {"patient0004", "patient0005"}
     pixels, label = sets.test[2]
     assert (int(pixels[0, 0, 0]), label) == (104, 1)
+    for options, told in (
+        ({"test": 0}, "test must be at least 1, got 0"),
+        ({"validation": -1}, "validation must be at least 0, got -1"),
+        ({"size": 8}, "size must be at least 16, got 8"),
+    ):
+        with pytest.raises(UsageError, match=rf"data.source.{told}"):
+            CamusViews(tmp_path, **options)
     with pytest.raises(UsageError, match="must leave patients to train on, got 5 of 5"):
         CamusViews(tmp_path, test=4, validation=1).load()
     with pytest.raises(UsageError, match=r"2CH_ED.nii.gz and the like, .* has none"):

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from shared.checkpoints import AtomicCheckpointIO
 from shared.errors import RunError, UsageError
+from usssl.backbones import build_backbone
 from usssl.fetal_heart_phantom.source import PhantomPlanes
 from usssl.labelled import Part, PlaneDataModule
-from usssl.learning_rates import Constant, Cosine, WarmupCosine
+from usssl.learning_rates import Constant, Cosine, StepDecay, WarmupCosine
 from usssl.methods import BYOL, METHODS, BarlowTwins, Method, SimCLR
 from usssl.online_probe import OnlineProbe
 from usssl.pretraining import Pretraining
@@ -83,6 +84,14 @@ class FrameData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.frames, batch_size=10)  # the last batch is short
+
+
+class Batches(FrameData):
+    """Batches ready made, of which nobody says their size."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        views = [tuple(torch.stack(part) for part in zip(*[self.frames[i] for i in range(4)], strict=True))]
+        return DataLoader(views, batch_size=None)
 
 
 def module(name: str = "simclr", **arguments: Any) -> Pretraining:
@@ -261,6 +270,24 @@ def test_options_and_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> 
     run.save_checkpoint(tmp_path / "one.ckpt")
     with pytest.raises(UsageError, match="ckpt_path must be of BYOL on timm:test_resnet, got SimCLR on"):
         trainer(tmp_path, 2).fit(module("byol"), FrameData("byol"), ckpt_path=tmp_path / "one.ckpt")
+    with pytest.raises(UsageError, match="ckpt_path must be a checkpoint of usssl pretrain, got another one"):
+        module().on_load_checkpoint({"state_dict": {}})
+    with pytest.raises(UsageError, match=r"lr_schedule.epochs must be at least 1, got 0"):
+        StepDecay(0)
+    with pytest.raises(UsageError, match=r"lr_schedule.gamma must be positive, got 0"):
+        StepDecay(gamma=0)
+    with pytest.raises(UsageError, match=r"model.lr_batch must be 0 where the data do not say their batch size"):
+        trainer(tmp_path, 1).fit(module(lr_batch=256), Batches("simclr"))
+    with pytest.raises(UsageError, match=r"data.views must make an erased image and the whole one for Inpaint"):
+        METHODS["inpaint"](build_backbone(TINY)).pair(torch.zeros(2, 3, 32, 32))
+
+
+def test_options_of_the_probe_are_checked(small_planes: PhantomPlanes) -> None:
+    data = PlaneDataModule(small_planes)
+    with pytest.raises(UsageError, match=r"probe.every must be at least 1, got 0"):
+        OnlineProbe(data, every=0)
+    with pytest.raises(UsageError, match=r"probe.k must be at least 1, got 0"):
+        OnlineProbe(data, k=0)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

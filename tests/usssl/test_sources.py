@@ -1,8 +1,11 @@
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import h5py
 import nibabel
 import numpy as np
@@ -196,6 +199,7 @@ def test_a_manifest_says_what_belongs_where(tmp_path: Path) -> None:
         ("video_id,path\na,nowhere\n", r"every video must exist, manifest.csv names .*nowhere"),
         ("video_id,path\na,train/nested/train_1\na,valid/nested/valid_1\n", "has a twice"),
         ("video_id,path,n_frames\na,train/nested/train_1,9\n", r"says 9 and .* has 7"),
+        ("video_id,path,n_frames\na,train/nested/train_1,few\n", r"n_frames must be .*'few' in row 2"),
         ("video_id,path\n", "at least one video"),
         (
             "video_id,path,patient_id,split\na,train/nested/train_1,P1,train\nb,valid/nested/valid_1,P1,valid\n",
@@ -266,6 +270,108 @@ def test_other_types_in_hdf5_are_refused(tmp_path: Path) -> None:
         file["a"] = FRAMES.astype(np.float32)
     with pytest.raises(UsageError, match=r"must be uint8 of shape .* a of .* is float32"):
         VideoFolder(tmp_path).load()
+
+
+def test_a_manifest_names_videos_that_hdf5_holds(tmp_path: Path) -> None:
+    _hdf5(tmp_path)
+    _manifest(tmp_path, "video_id,path\ntrain_2,train-all-frames.hdf5\n")
+    assert VideoFolder(tmp_path).load().train[0].frames == 2
+    _manifest(tmp_path, "video_id,path\ntrain_3,train-all-frames.hdf5\n")
+    with pytest.raises(UsageError, match=r"every video must exist, .*train-all-frames.hdf5 holds no train_3"):
+        VideoFolder(tmp_path).load()
+
+
+def test_files_that_changed_under_a_run_are_named(tmp_path: Path) -> None:
+    _frames(tmp_path)
+    (clip,) = FrameFolderReader().probe(tmp_path / "train/nested/train_1")
+    (tmp_path / "train/nested/train_1/f14.png").unlink()
+    with pytest.raises(UsageError, match=r"train_1 must hold 7 frames, it has 6"):
+        clip.read(6)
+    _hdf5(tmp_path)
+    clip = next(clip for clip in VideoFolder(tmp_path, "hdf5").load().train if clip.key == "train_1")
+    with h5py.File(tmp_path / "train-all-frames.hdf5", "w") as file:
+        file["other"] = FRAMES
+    with pytest.raises(UsageError, match=r"must be readable, frame 2 of train_1 in .*train-all-frames.hdf5 is not"):
+        clip.read(2)
+    np.save(tmp_path / "cache.npy", FRAMES)
+    stored = Clip("c", str(tmp_path / "cache.npy"), 7, ArrayReader())
+    assert np.array_equal(stored.read(6), FRAMES[6])
+    (tmp_path / "cache.npy").write_bytes(b"no array")
+    with pytest.raises(UsageError, match=r"the cache must hold readable files, .*cache.npy is damaged: delete it \("):
+        Clip("c", str(tmp_path / "cache.npy"), 7, ArrayReader()).read(6)
+
+
+def test_frames_that_are_no_grey_or_colour_bytes_are_refused() -> None:
+    for frames, told in (
+        (FRAMES.astype(np.float32), r"float32 of shape \(24, 32\)"),
+        (np.repeat(FRAMES[..., None], 4, axis=3), r"uint8 of shape \(24, 32, 4\)"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"frames must be uint8 of shape \(H, W\) or \(H, W, 3\), frame 2 of  is {told}"
+        ):
+            _clip(frames).read(2)
+
+
+def test_nifti_that_is_no_sequence_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 7), np.uint8), np.eye(4)), path)
+    with pytest.raises(UsageError, match=r"a NIfTI sequence must have shape \(H, W, T\), .*a.nii has \(4, 5, 6, 7\)"):
+        VideoFolder(tmp_path).load()
+    nibabel.save(nibabel.Nifti1Image(FRAMES.transpose(2, 1, 0), np.eye(4)), path)
+    (clip,) = VideoFolder(tmp_path).load().train
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(UsageError, match=r"every NIfTI file must be readable, .*a.nii is not"):
+        clip.read(3)
+
+
+def test_videos_without_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        for packet in (*stream.encode(sound), *stream.encode(None)):
+            container.mux(packet)
+    with pytest.raises(UsageError, match=r"every video must be readable, .*sound.mp4 holds no picture stream"):
+        time_stamps(tmp_path / "sound.mp4")
+
+    def opened(*packets: SimpleNamespace) -> None:
+        """Files as encoders of old wrote them; today's give every packet a time stamp."""
+        stream = SimpleNamespace(average_rate=25)
+        container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), demux=lambda stream: packets)
+        monkeypatch.setattr(av, "open", lambda path: nullcontext(container))
+
+    opened()
+    with pytest.raises(UsageError, match=r"every video must have a frame, old.avi has none"):
+        time_stamps(Path("old.avi"))
+    opened(SimpleNamespace(pts=None, is_keyframe=True, size=9))
+    with pytest.raises(
+        UsageError, match=r"every frame of a video must have a time stamp, old.avi leaves some out: convert"
+    ):
+        time_stamps(Path("old.avi"))
+
+
+def test_dicom_without_pictures_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    write_dicom(FRAMES, path, _clip(FRAMES))
+    file = pydicom.dcmread(path)
+    region = pydicom.Dataset()
+    region.RegionDataType = 1
+    region.RegionLocationMinX0, region.RegionLocationMaxX1 = 9, 3
+    region.RegionLocationMinY0, region.RegionLocationMaxY1 = 0, 9
+    file.SequenceOfUltrasoundRegions = [region]
+    file.save_as(path)
+    (clip,) = DicomReader(region=True).probe(path)
+    with pytest.raises(UsageError, match=r"data.source.region: a region must have an area, .*a.dcm marks"):
+        clip.read(0)
+    del file.Rows
+    file.save_as(path)
+    with pytest.raises(UsageError, match=r"every DICOM file must hold pictures, .*a.dcm holds none"):
+        DicomReader().probe(path)
+
+
+def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data.source.layout must be auto or one of .*, got 'avi'"):
+        VideoFolder(tmp_path, layout="avi")  # type: ignore[arg-type]
 
 
 def test_sources_are_joined_without_confusion() -> None:

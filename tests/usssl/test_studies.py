@@ -4,18 +4,20 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from shared.errors import UsageError
+from usssl.backbones import build_backbone
 from usssl.cli import main
 from usssl.clip_retrieval import centred_pixels, embedded, frames_at, same_clip_rate
 from usssl.feature_spread import feature_variance, mean_cosine_distance
 from usssl.sources.clips import ArrayReader, Clip
 from usssl.trained import backbone_of
-from usssl.variance_cell import check, fixed_network, sampling_words
+from usssl.variance_cell import check, fixed_network, sampling_words, spread
 from usssl.variance_report import of_axis, picture, table, write_report
 from usssl.variance_study import cell
 
@@ -104,6 +106,12 @@ def test_spread_is_that_of_plain_loops() -> None:
     ]
     assert mean_cosine_distance(features) == pytest.approx(np.mean(distances), rel=1e-5)
     assert mean_cosine_distance(features[:1].repeat(3, 1)) == pytest.approx(0, abs=1e-12)
+
+
+def test_one_frame_has_no_spread() -> None:
+    data = SimpleNamespace(predict_dataloader=lambda: SimpleNamespace(dataset=[torch.zeros(3, 32, 32)]))
+    with pytest.raises(UsageError, match="a run of the study needs at least 2 frames, got 1"):
+        spread(data, build_backbone("timm:test_resnet").eval())  # type: ignore[arg-type]
 
 
 def test_cells_choose_frames_by_their_axis() -> None:

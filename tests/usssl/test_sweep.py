@@ -7,6 +7,7 @@ import pytest
 
 from shared.errors import UsageError
 from usssl.grid import cell, check, named_inits
+from usssl.sweep import run
 from usssl.sweep_report import label_efficiency, markdown, mean_and_sd, table, write_report
 
 SCORES = {
@@ -109,6 +110,22 @@ def test_files_are_named_after_their_runs(tmp_path: Path) -> None:
 def test_refused_starts(inits: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         named_inits(inits)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--modes", "[]"], "--modes must hold at least one, got"),
+        (["--fractions", "[]"], "--fractions must hold at least one, got"),
+        (["--modes", "[half]"], "--modes must hold some of full, linear, got half"),
+        (["--fractions", "[0]"], r"--fractions must lie in \(0, 100\] percent, got 0"),
+        (["--linear_epochs", "0"], "--linear_epochs must be at least 1, got 0"),
+    ],
+)
+def test_refused_options(words: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=told):
+        run(["sweep", "--inits", "[random]", "--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_option_of_a_sweeps_runs_is_told_before_they_begin() -> None:

@@ -191,6 +191,9 @@ def test_a_clip_of_one_frame_is_a_frame() -> None:
     [
         (lambda: _data(Stored(4)), r"data.batch_size must be at most the number of frames to train on \(1\), got 4"),
         (lambda: _data(Stored(4), backend="gpu"), "data.backend must be pil or batched"),
+        (lambda: _data(Stored()), "data.source must hold at least one clip, stored has none"),
+        (lambda: _data(Stored(9), positive="video"), "data.positive must be same_frame or intra_video, got 'video'"),
+        (lambda: _data(Stored(9), max_gap_s=0.0), "data.max_gap_s must be above 0, got 0"),
         (lambda: _data(Stored(4), image_size=1), "data.image_size must be at least 16"),
         (lambda: _data(Stored(4), resize="fit"), "data.resize must be one of"),
         (lambda: _batches(_data(Stored(20, 20, sizes=(40, 44)), backend="batched"), 0), "data.load_size must be set"),

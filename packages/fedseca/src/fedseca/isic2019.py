@@ -18,6 +18,7 @@ IMAGE_FOLDER = "ISIC_2019_Training_Input_preprocessed"
 SPLIT_TABLES = ("train_test_split", "train_test_split.csv")
 TRAIN_TABLES = ("isic_train_data-noval.csv", "isic_train_data.csv")
 TEST_TABLE = "isic_test_data.csv"
+PARQUET_COLUMNS = ("image", "label", "center")
 
 
 class FedIsic2019(Source):
@@ -93,11 +94,15 @@ def _read_parquet(files: list[Path], name: str) -> LabelledImages:
     centers: list[int] = []
     for file in files:
         try:
-            table = parquet.read_table(file, columns=["image", "label", "center"])
+            lacking = [name for name in PARQUET_COLUMNS if name not in parquet.read_schema(file).names]
+            if lacking:
+                raise UsageError(
+                    f"data.source.root: {file} must have the columns {', '.join(PARQUET_COLUMNS)}, lacks "
+                    f"{', '.join(lacking)}"
+                )
+            table = parquet.read_table(file, columns=list(PARQUET_COLUMNS))
         except (ArrowException, OSError) as error:
             raise UsageError(f"data.source.root: {file} must be a readable parquet file ({error})") from error
-        if missing := {"image", "label", "center"} - set(table.column_names):
-            raise UsageError(f"data.source.root: {file} must have the columns image, label and center, lacks {missing}")
         for image in table.column("image").to_pylist():
             if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
                 raise UsageError(
