@@ -339,6 +339,10 @@ def test_bad_files_are_told_in_one_sentence(tmp_path: Path, pair: tuple[Path, Pa
         label=write_scan(tmp_path / "half.nii.gz", zeros + 0.5),
     )
     told(r"must hold finite values, .*nan.nii.gz has NaN", write_scan(tmp_path / "nan.nii.gz", zeros * np.nan))
+    whole, middle = label.read_bytes(), label.stat().st_size // 2
+    wrong = tmp_path / "wrong.nii.gz"
+    wrong.write_bytes(whole[:middle] + b"\xff" * 9 + whole[middle + 9 :])
+    told(r"every scan and mask must be readable, .*wrong.nii.gz is not \(Error -3 while decompress", label=wrong)
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(image.read_bytes()[:200])
     told(r"every scan and mask must be readable, .*broken.nii.gz is not", broken)

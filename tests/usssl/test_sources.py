@@ -232,6 +232,17 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         VideoFolder(tmp_path / "nowhere").load()
 
 
+def test_compressed_data_with_a_wrong_byte_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.repeat(FRAMES[:1], 9, axis=0).transpose(2, 1, 0), np.eye(4)), path)
+    (clip,) = VideoFolder(tmp_path).load().train
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
+    with pytest.raises(UsageError, match=r"every NIfTI file must be readable, .*a.nii.gz is not"):
+        clip.read(3)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.dcm", "a.nii.gz", "train.h5"])
 def test_a_corrupt_file_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"no such thing" * 40)
@@ -333,10 +344,16 @@ def test_videos_without_pictures_are_refused(tmp_path: Path, monkeypatch: pytest
             container.mux(packet)
     with pytest.raises(UsageError, match=r"every video must be readable, .*sound.mp4 holds no picture stream"):
         time_stamps(tmp_path / "sound.mp4")
+    write_mp4(list(STEPS[:3]), tmp_path / "a.mp4", 25)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    assert b"avc1" in whole
+    (tmp_path / "a.mp4").write_bytes(whole.replace(b"avc1", b"xyz1"))
+    with pytest.raises(UsageError, match=r"every video must be readable, .*a.mp4 has no codec that FFmpeg knows"):
+        time_stamps(tmp_path / "a.mp4")
 
     def opened(*packets: SimpleNamespace) -> None:
         """Files as encoders of old wrote them; today's give every packet a time stamp."""
-        stream = SimpleNamespace(average_rate=25)
+        stream = SimpleNamespace(average_rate=25, codec_context=object())
         container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), demux=lambda stream: packets)
         monkeypatch.setattr(av, "open", lambda path: nullcontext(container))
 

@@ -104,6 +104,13 @@ def test_no_archive(tmp_path: Path) -> None:
         (tmp_path / "bad.npz").write_bytes(content)
         with pytest.raises(UsageError, match=r"data.source.path must be a readable .npz archive of plain arrays, got"):
             Npz(tmp_path / "bad.npz").load()
+    np.savez_compressed(tmp_path / "packed.npz", images=pictures(4), labels=np.arange(4) % 2)
+    whole = (tmp_path / "packed.npz").read_bytes()
+    (tmp_path / "packed.npz").write_bytes(whole[:90] + b"\xff" * 9 + whole[99:])
+    with pytest.raises(
+        UsageError, match=r"data.source.path must be a readable .npz archive of plain arrays, got .*packed"
+    ):
+        Npz(tmp_path / "packed.npz").load()
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(UsageError, match=r"data.source.path must be a readable .npz archive of plain arrays, got"):
         Npz(tmp_path / "array.npy").load()

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -84,16 +84,12 @@ class ArrayCache:
 
     def _stored_facts(self, key: str) -> dict[str, Any] | None:
         assert self.folder is not None
-        try:
-            facts = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
             return None
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"data.cache_dir must hold readable files, {self.folder / key}.json is damaged: delete it ({error})"
-            ) from error
-        assert isinstance(facts, dict)
-        parts = ("image", "label") if facts["labelled"] else ("image",)
+        with _readable(path):
+            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            parts = ("image", "label") if facts["labelled"] else ("image",)
         return facts if all((self.folder / f"{key}.{part}.npy").is_file() for part in parts) else None
 
     def _store(self, key: str, case: Case) -> dict[str, Any]:
@@ -117,25 +113,31 @@ class ArrayCache:
     def _mapped(self, folder: Path, key: str, facts: dict[str, Any]) -> Volume:
         def array(part: str) -> np.ndarray:
             path = folder / f"{key}.{part}.npy"
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise UsageError(
-                    f"data.cache_dir must hold readable files, {path} is damaged: delete it ({error})"
-                ) from error
-            assert isinstance(mapped, np.ndarray)
+            with _readable(path):
+                mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
             return mapped
 
-        return Volume(
-            image=array("image"),
-            label=array("label") if facts["labelled"] else None,
-            spacing=np.array(facts["spacing"]),
-            site=facts["site"],
-            case=facts["case"],
-            provenance=facts["provenance"],
-            affine=None if facts["affine"] is None else np.array(facts["affine"]),
-            native_affine=None if facts["native_affine"] is None else np.array(facts["native_affine"]),
-        )
+        image, label = array("image"), array("label") if facts["labelled"] else None
+        with _readable(folder / f"{key}.json"):
+            return Volume(
+                image=image,
+                label=label,
+                spacing=np.array(facts["spacing"]),
+                site=facts["site"],
+                case=facts["case"],
+                provenance=facts["provenance"],
+                affine=None if facts["affine"] is None else np.array(facts["affine"]),
+                native_affine=None if facts["native_affine"] is None else np.array(facts["native_affine"]),
+            )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tell that a file is damaged, in whichever way it fails to be read."""
+    try:
+        yield
+    except Exception as error:  # headers and JSON that was cut fail in many ways
+        raise UsageError(f"data.cache_dir must hold readable files, {path} is damaged: delete it ({error})") from error
 
 
 def _cast(volume: Volume, dtype: np.dtype) -> Volume:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -121,8 +120,8 @@ def read_npz(path: Path, keys: set[str], option: str) -> dict[str, np.ndarray]:
     try:
         with existing(path, option, "file").open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files if key in keys}
-    except (OSError, EOFError, TypeError, BadZipFile, ValueError) as error:  # a lone .npy array is a TypeError
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # archives, headers and compressed data have errors of their own
         why = "" if "pickle" in str(error) else f" ({error})"  # NumPy takes any other file for a pickle
         raise UsageError(f"{option} must be a readable .npz archive of plain arrays, got {path}{why}") from error

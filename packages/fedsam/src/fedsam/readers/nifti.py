@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, io_orientation
 
 from fedsam.intensity import Normalisation, Percentiles
@@ -57,9 +56,9 @@ def read_grid(path: Path, channel: int | None = None) -> tuple[np.ndarray, np.nd
         else:
             values = image.get_fdata(dtype=np.float32, caching="unchanged")
         affine = np.asarray(image.affine, dtype=np.float64)
-    except (OSError, EOFError, ValueError, TypeError, ImageFileError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # headers, affines and compressed data have errors of their own
         raise UsageError(f"data.source: every scan and mask must be readable, {path} is not ({error})") from error
     if not np.isfinite(values).all():
         raise UsageError(f"data.source: scans and masks must hold finite values, {path} has NaN or infinity")

@@ -222,7 +222,7 @@ def _cached(
     try:
         with np.load(file, allow_pickle=False) as archive:
             stored = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # archives and headers have errors of their own
         raise UsageError(f"the cache must hold readable files, {file} is damaged: delete it ({error})") from error
     return stored | ({"file": np.array(str(mapped))} if apart else {})
 

@@ -161,7 +161,7 @@ class ArrayReader(FrameReader):
         if clip.path not in self._mapped:
             try:
                 self._mapped[clip.path] = np.load(clip.path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # the parser of headers has errors of its own
                 raise UsageError(
                     f"the cache must hold readable files, {clip.path} is damaged: delete it ({error})"
                 ) from error

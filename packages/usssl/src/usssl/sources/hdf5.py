@@ -41,7 +41,9 @@ class Hdf5Reader(FileReader):
             with h5py.File(path, "r") as file:
                 file.visititems(visit)
                 return [self._clip(path, name, found[name]) for name in sorted(found)]
-        except OSError as error:
+        except UsageError:
+            raise
+        except Exception as error:  # h5py gives what HDF5 says many types
             raise UsageError(f"data.source.root: every video must be readable, {path} is not ({error})") from error
 
     def _clip(self, path: Path, name: str, data: h5py.Dataset) -> Clip:
@@ -66,7 +68,7 @@ class Hdf5Reader(FileReader):
     def read(self, clip: Clip, frame: int) -> np.ndarray:
         try:
             return np.asarray(self._files(clip.path)[clip.key][frame])
-        except (OSError, KeyError) as error:
+        except Exception as error:
             raise UsageError(
                 f"data.source.root: every video must be readable, frame {frame} of {clip.key} in {clip.path} is not "
                 f"({error})"

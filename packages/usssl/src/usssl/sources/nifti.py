@@ -5,7 +5,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from shared.errors import UsageError
 from usssl.sources.clips import Clip, FileReader
@@ -57,7 +56,7 @@ class NiftiReader(FileReader):
 def _loaded(path: Path) -> Any:
     try:
         return nibabel.load(path)
-    except (OSError, ImageFileError, ValueError, EOFError) as error:
+    except Exception as error:  # headers and affines have errors of their own
         raise UsageError(f"data.source.root: every NIfTI file must be readable, {path} is not ({error})") from error
 
 
@@ -72,7 +71,7 @@ def _sequence(path: str) -> np.ndarray:
     image = _loaded(Path(path))
     try:
         values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:  # so have compressed data
         raise UsageError(f"data.source.root: every NIfTI file must be readable, {path} is not ({error})") from error
     values = values.reshape(*values.shape[:2], _frames(values.shape, path))
     if values.dtype == np.uint8:

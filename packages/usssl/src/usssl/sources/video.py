@@ -35,11 +35,15 @@ def time_stamps(path: Path) -> tuple[np.ndarray, np.ndarray, float | None]:
             if not container.streams.video:
                 raise UsageError(f"data.source.root: every video must be readable, {path} holds no picture stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UsageError(
+                    f"data.source.root: every video must be readable, {path} has no codec that FFmpeg knows"
+                )
             packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
             rate = stream.average_rate
     except UsageError:
         raise
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except Exception as error:  # containers of many kinds, each with errors of its own
         why = getattr(error, "strerror", None) or error  # without FFmpeg's number and the path once more
         raise UsageError(f"data.source.root: every video must be readable, {path} is not ({why})") from error
     if not packets:
@@ -78,7 +82,9 @@ class VideoReader(FileReader):
     def read(self, clip: Clip, frame: int) -> np.ndarray:
         try:
             return _frame(self._files(clip.path), frame)
-        except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
+        except UsageError:
+            raise
+        except Exception as error:  # and decoders
             raise UsageError(
                 f"data.source.root: every frame must be readable, frame {frame} of {clip.path} is not ({error})"
             ) from error
