@@ -605,7 +605,10 @@ def test_a_row_of_a_grid_tells_what_the_run_cost(empty_folder: Path) -> None:
         (["--run.root", "file"], "--run.root must be a folder that can be written, got file (Not a directory)"),
         (["--config", "latin.yaml"], "--config must be a YAML file in UTF-8, got latin.yaml"),
         (["--config", "word.yaml"], "--config must be a YAML file of options, got word.yaml, which holds hello"),
-        (["--config", "number.yaml"], "trainer must hold options, such as trainer.max_epochs, got 3"),
+        (["--config", "number.yaml"], "trainer must hold options or be left out, got 3 in number.yaml"),
+        (["--config", "nothing.yaml"], "model.client must hold options or be left out, got nothing in nothing.yaml"),
+        (["--config", "run.yaml"], "run must hold options or be left out, got mine in run.yaml"),
+        (["--config", "group.yaml"], "unknown option modell.seed; did you mean model.seed"),
     ],
 )
 def test_what_lightning_or_the_disk_refuses_is_one_sentence(
@@ -615,6 +618,9 @@ def test_what_lightning_or_the_disk_refuses_is_one_sentence(
     Path("latin.yaml").write_bytes("model: # für\n".encode("latin-1"))
     Path("word.yaml").write_text("hello\n")
     Path("number.yaml").write_text("trainer: 3\n")
+    Path("nothing.yaml").write_text("model:\n  seed: 3\n  client:\n    # epochs: 3\n")
+    Path("run.yaml").write_text("model:\n  seed: 3\nrun: mine\n")
+    Path("group.yaml").write_text("modell:\n  seed: 3\n")
     small = TINY if words[0] != "--config" else []
     assert refusal(capsys, "fit", *small, *words).startswith(told)
 

@@ -27,7 +27,6 @@ def options(**changed: Any) -> Namespace:
     [
         ({"seed_everything": -1}, r"--seed_everything must lie in 0 .. 4294967295, got -1"),
         ({"seed_everything": 2**32}, r"--seed_everything must lie in 0 .. 4294967295, got 4294967296"),
-        ({"trainer": 3}, r"trainer must hold options, such as trainer.max_epochs, got 3"),
         ({"trainer__precision": "64"}, r"--trainer.precision must be one for float32 images, .* got 64"),
         (
             {"trainer__check_val_every_n_epoch": 0},

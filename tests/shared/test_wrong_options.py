@@ -73,6 +73,10 @@ def parser() -> ArgumentParser:
             "--shape must name a class of kind Shape or be null, got no.Circle; did you mean Circle?",
         ),
         ("--shape torch.nn.Linear", "got torch.nn.Linear; choose from Circle, Group"),
+        (
+            "--shape {class_path:\xa03}",
+            "--shape must name a class of kind Shape or be null, got {'class_path': 3}; choose from",
+        ),
         ("--shape= ", "got ''; choose from Circle, Group"),
         ("--shape Circle", "--shape.radius is required by Circle"),
         ("--shape Circle --shape.radius x", "--shape.radius must be float, got x"),

@@ -10,7 +10,7 @@ import signal
 import traceback
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from yaml import safe_load
 
 from shared.checkpoints import AtomicCheckpointIO, first_line, is_whole_checkpoint, newest_whole_checkpoint
-from shared.commands import config_names, config_path, option_value, with_config_paths
+from shared.commands import config_names, config_path, named_configs, option_value, with_config_paths
 from shared.errors import UsageError
 from shared.runs import (
     RunLogger,
@@ -259,6 +260,11 @@ class Cli(LightningCLI):
             shown.usage = SUPPRESS
             shown.print_help()
             shown.exit()
+        if shown is not None:
+            for config in named_configs(self.package, args)[0]:
+                check_groups(
+                    safe_load(config.read_text(encoding="utf-8")) or {}, ("run", *(shown.groups or ())), config
+                )
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -371,6 +377,21 @@ def built(kind: type, *arguments: Any, **options: Any) -> Any:
         if isinstance(error, UsageError) or place.split(".")[0] != kind.__module__.split(".")[0]:
             raise
         raise UsageError(f"{kind.__name__} refuses its options: {first_line(error)}") from error
+
+
+def check_groups(options: Mapping[str, Any], groups: Iterable[str], config: Path) -> None:
+    """Refuse another value in the place of a group of options, which the parser would take.
+
+    Raises:
+        UsageError: A group is null (in YAML also one without a line below it), a number, a text or a list.
+    """
+    for group in groups:
+        value: Any = options
+        for name in group.split("."):
+            value = value.get(name, {}) if isinstance(value, Mapping) else {}
+        if not isinstance(value, Mapping):
+            told = "nothing" if value is None else value
+            raise UsageError(f"{group} must hold options or be left out, got {told} in {config}")
 
 
 def replace_option(words: Sequence[str], flag: str, value: str) -> list[str]:

@@ -27,8 +27,6 @@ def check_trainer_options(chosen: Namespace, trains: bool) -> None:
         UsageError: One of ``trainer``, ``checkpoint`` or ``seed_everything`` is out of range, or not for this machine.
     """
     trainer, checkpoint, seed = chosen.trainer, chosen.checkpoint, chosen.get("seed_everything")
-    if not isinstance(trainer, Namespace):
-        raise UsageError(f"trainer must hold options, such as trainer.max_epochs, got {trainer!r}")
     if not isinstance(seed, bool) and isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
         raise UsageError(f"--seed_everything must lie in 0 .. {MOST_SEED}, got {seed}")
     if str(trainer.precision) in ("64", "64-true"):

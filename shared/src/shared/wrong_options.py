@@ -25,8 +25,10 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
     types = _types_of(parser)
     if word := re.search(r"unrecognized arguments: ([^-\s]\S*)", text):
         return f"options must begin with --, got {word[1]}"
-    if unknown := re.search(r"does not accept option '([^']+)'|unrecognized arguments: --?([^\s=]+)", text):
-        name = unknown[1] or unknown[2]
+    # What is unknown within a class is told with the class, and within a group, or as one, without.
+    outside = "" if 'Parser key "' in text else r"|Option '([^']+)' is not accepted"
+    if unknown := re.search(rf"does not accept option '([^']+)'|unrecognized arguments: --?([^\s=]+){outside}", text):
+        name = next(name for name in unknown.groups() if name)
         known = [option for option in types if "help" not in option and not option.startswith("print_")]
         return f"unknown option {name}; {nearest(name, known, limit=20)}".rstrip("; ")
     if linked := re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', text):
@@ -42,7 +44,7 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
     flag = f"--{_sources_of_links(parser).get(key, key)}"
     if "Unable to load config" in text:
         return f"{flag} must be a YAML file of options, got {_value(text)}"
-    if refused := re.search(r"Option '([^']+)' is not accepted", text):
+    if owners and (refused := re.search(r"Option '([^']+)' is not accepted", text)):
         # Of a constructor with **options the parser finds out what these may be.
         near = nearest(refused[1], list(_types_of_class(owners[-1]))) or "it has none"
         return f"{flag}.{refused[1]} is no option of {_short(owners[-1])}; {near}"
@@ -62,6 +64,9 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
         return f"--config must be a YAML file of options, got {given}"
     if text.startswith("Problems parsing config"):
         return text.replace("Problems parsing config", "--config must be a YAML file of options", 1)
+    if hint is not None:  # a number or a list where the name of a class should be, say
+        why = re.split(r'Parser key "[^"]+": ?', text)[-1]
+        return f"{flag} {_rule(hint)} ({why})"
     return f"{flag}: {text}" if key else text
 
 

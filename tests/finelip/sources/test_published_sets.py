@@ -378,6 +378,11 @@ def test_flickr30k_must_be_as_published(flickr30k: Path) -> None:
     refused(Flickr30k(flickr30k), "data.source.root: results_20130124.token must be text in UTF-8, .* is not")
     write(flickr30k / "dataset_flickr30k.json", {"images": [{"filename": "1.jpg", "split": "test", "sentences": []}]})
     refused(Flickr30k(flickr30k, "dataset_flickr30k.json"), "every picture must have five 'sentences', picture 0")
+    write(flickr30k / "dataset_flickr30k.json", {"images": [7]})
+    refused(
+        Flickr30k(flickr30k, "dataset_flickr30k.json"),
+        "must have a text 'filename', picture 0 .* has no object but '7'",
+    )
     write(flickr30k / "dataset_flickr30k.json", [])
     refused(Flickr30k(flickr30k, "dataset_flickr30k.json"), "data.source.karpathy must hold a list 'images'")
     refused(Flickr30k(flickr30k, "none.json"), "data.source.karpathy must be an existing file")

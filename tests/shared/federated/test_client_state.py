@@ -213,13 +213,12 @@ def test_a_schedule_that_follows_a_score_is_refused(make_data: Make, make_traine
 def test_what_clients_keep_needs_a_place(
     make_data: Make, make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = adapters()
     trainer = make_trainer(1, folder="run")
-    trainer.fit(module, datamodule=make_data())
+    trainer.fit(adapters(regime="local"), datamodule=make_data())
     (tmp_path / "run/checkpoints/epoch=0.ckpt").rename(tmp_path / "moved.ckpt")
     again = make_trainer(1, folder="again")
     with pytest.raises(UsageError, match="ckpt_path must lie in its run folder, beside the clients' own tensors"):
-        again.test(adapters(), datamodule=make_data(), ckpt_path=tmp_path / "moved.ckpt")
+        again.test(adapters(regime="local"), datamodule=make_data(), ckpt_path=tmp_path / "moved.ckpt")
     trainer = make_trainer(1)
     monkeypatch.setattr(type(trainer), "world_size", 2)
     with pytest.raises(

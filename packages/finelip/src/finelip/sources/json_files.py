@@ -153,13 +153,13 @@ class _Window:
         self._text, self._at = self._text[self._at :] + fresh, 0
 
 
-def text_at(record: Mapping[str, Any], key: str, where: str, option: str = "data.source.root") -> str:
+def text_at(record: Any, key: str, where: str, option: str = "data.source.root") -> str:
     """A text of a record, without spaces around it.
 
     Raises:
-        UsageError: The key is missing, its value is no text, or an empty one.
+        UsageError: The record is no object, the key is missing, its value is no text, or an empty one.
     """
-    value = record.get(key)
+    value = record.get(key) if isinstance(record, Mapping) else None
     if not isinstance(value, str):
         raise UsageError(f"{option}: every record must have a text {key!r}, {where} has {_told(record, key)}")
     if not value.strip():
@@ -167,5 +167,7 @@ def text_at(record: Mapping[str, Any], key: str, where: str, option: str = "data
     return value.strip()
 
 
-def _told(record: Mapping[str, Any], key: str) -> str:
+def _told(record: Any, key: str) -> str:
+    if not isinstance(record, Mapping):
+        return f"no object but {str(record)[:40]!r}"
     return repr(record[key])[:40] if key in record else f"only {', '.join(map(repr, record)) or 'nothing'}"
