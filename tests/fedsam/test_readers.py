@@ -16,6 +16,7 @@ from fedsam.readers.kits2019 import FedKits2019
 from fedsam.readers.nifti import NiftiCase, write_nifti
 from fedsam.readers.own_scans import SiteFolders, SiteTable
 from fedsam.readers.prostate import Prostate
+from fedsam.scan_reading import ScanReading
 from fedsam.volumes import VolumeSource, label_classes
 from fedsam.window_dataset import anti_transposed_volume
 from shared.errors import UsageError
@@ -302,6 +303,17 @@ def test_normalisations_by_their_formulas() -> None:
     np.testing.assert_allclose(Percentiles(5, 90)(image), (np.clip(image, low, high) - low) / (high - low), atol=1e-6)
     for value in (0, 7.5):
         assert not Percentiles()(np.full((5, 4, 4), value)).any()
+
+
+def test_a_model_of_sites_that_differ_asks_for_one() -> None:
+    kinds = {"a": Percentiles(), "b": HounsfieldWindow(-66, 208, 100.5, 61.7)}
+    reading = ScanReading("scans", "real", ("background", "organ"), kinds)
+    assert reading.normalisation("b") == kinds["b"]
+    assert ScanReading("scans", "real", ("background", "organ"), {"a": kinds["a"], "c": kinds["a"]}).normalisation()
+    with pytest.raises(
+        UsageError, match=r"--site must name the site whose normalisation the scans want, .* from a, b$"
+    ):
+        reading.normalisation()
 
 
 def test_empty_masks_and_constant_scans_are_read(tmp_path: Path, write_scan: WriteScan) -> None:
