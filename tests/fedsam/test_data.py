@@ -248,7 +248,7 @@ def test_a_damaged_entry_is_named(table: Path, tmp_path: Path, part: str) -> Non
     ArrayCache(folder).volume(case)
     (entry,) = folder.glob(f"*.{part}")
     entry.write_bytes(b"{")
-    with pytest.raises(UsageError, match=rf"data.cache_dir must hold readable files, {entry} is damaged: delete it \("):
+    with pytest.raises(UsageError, match=rf"data.cache_dir must hold readable files, {entry} is damaged: delete it$"):
         ArrayCache(folder).volume(case)
 
 

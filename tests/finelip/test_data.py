@@ -246,7 +246,7 @@ def test_a_batch_without_any_readable_picture() -> None:
 def test_too_many_unreadable_pictures_end_the_run() -> None:
     data = module(Drawn(captions(12), broken=(3,)), max_unreadable=0.05)
     sentence = (
-        r"data.max_unreadable must be a share that unreadable pictures stay below, but of 12 test pictures 1 cannot be "
+        r"data.max_unreadable must be at least the share of unreadable pictures, but of 12 test pictures 1 cannot be "
         r"read so far, 3.png among them \(3.png is damaged at byte 7\)"
     )
     with pytest.raises(UsageError, match=sentence):

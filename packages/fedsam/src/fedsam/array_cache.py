@@ -137,7 +137,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # headers and JSON that was cut fail in many ways
-        raise UsageError(f"data.cache_dir must hold readable files, {path} is damaged: delete it ({error})") from error
+        raise UsageError(f"data.cache_dir must hold readable files, {path} is damaged: delete it") from error
 
 
 def _cast(volume: Volume, dtype: np.dtype) -> Volume:

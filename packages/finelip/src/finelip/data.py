@@ -213,7 +213,7 @@ class CaptionDataModule(LightningDataModule):
         if len(known) > self.max_unreadable * len(data):
             item, message = failed[0]
             raise UsageError(
-                f"data.max_unreadable must be a share that unreadable pictures stay below, but of {len(data)} {split} "
+                f"data.max_unreadable must be at least the share of unreadable pictures, but of {len(data)} {split} "
                 f"pictures {len(known)} cannot be read so far, {data.names[item]} among them ({message}); "
                 f"got {self.max_unreadable:g}"
             )

@@ -223,7 +223,7 @@ def _cached(
         with np.load(file, allow_pickle=False) as archive:
             stored = {key: archive[key] for key in archive.files}
     except Exception as error:  # archives and headers have errors of their own
-        raise UsageError(f"the cache must hold readable files, {file} is damaged: delete it ({error})") from error
+        raise UsageError(f"the cache must hold readable files, {file} is damaged: delete it") from error
     return stored | ({"file": np.array(str(mapped))} if apart else {})
 
 

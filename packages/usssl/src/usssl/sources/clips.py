@@ -162,9 +162,7 @@ class ArrayReader(FrameReader):
             try:
                 self._mapped[clip.path] = np.load(clip.path, mmap_mode="r", allow_pickle=False)
             except Exception as error:  # the parser of headers has errors of its own
-                raise UsageError(
-                    f"the cache must hold readable files, {clip.path} is damaged: delete it ({error})"
-                ) from error
+                raise UsageError(f"the cache must hold readable files, {clip.path} is damaged: delete it") from error
         return np.array(self._mapped[clip.path][int(clip.key or 0) + frame])
 
 

@@ -141,5 +141,8 @@ def tissue_box(file: Any) -> tuple[slice, slice] | None:
     top, bottom, left, right = max(boxes, key=lambda b: (b[1] - b[0]) * (b[3] - b[2]))
     box = slice(max(top, 0), bottom + 1), slice(max(left, 0), right + 1)
     if box[0].stop <= box[0].start or box[1].stop <= box[1].start:
-        raise UsageError(f"data.source.region: a region must have an area, {file.filename} marks {box}")
+        raise UsageError(
+            f"data.source.region: a region must have an area, {file.filename} marks rows {top} to {bottom} and "
+            f"columns {left} to {right}"
+        )
     return box
