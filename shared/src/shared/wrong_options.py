@@ -25,7 +25,7 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
     types = _types_of(parser)
     if word := re.search(r"unrecognized arguments: ([^-\s]\S*)", text):
         return f"options must begin with --, got {word[1]}"
-    # What is unknown within a class is told with the class, and within a group, or as one, without.
+    # With a parser key the unknown option is one of a class, which is told further below; here it is of a group.
     outside = "" if 'Parser key "' in text else r"|Option '([^']+)' is not accepted"
     if unknown := re.search(rf"does not accept option '([^']+)'|unrecognized arguments: --?([^\s=]+){outside}", text):
         name = next(name for name in unknown.groups() if name)

@@ -43,7 +43,7 @@ class Hdf5Reader(FileReader):
                 return [self._clip(path, name, found[name]) for name in sorted(found)]
         except UsageError:
             raise
-        except Exception as error:  # h5py gives what HDF5 says many types
+        except Exception as error:  # h5py raises many types for what HDF5 finds wrong
             raise UsageError(f"data.source.root: every video must be readable, {path} is not ({error})") from error
 
     def _clip(self, path: Path, name: str, data: h5py.Dataset) -> Clip:
@@ -68,7 +68,7 @@ class Hdf5Reader(FileReader):
     def read(self, clip: Clip, frame: int) -> np.ndarray:
         try:
             return np.asarray(self._files(clip.path)[clip.key][frame])
-        except Exception as error:
+        except Exception as error:  # as above
             raise UsageError(
                 f"data.source.root: every video must be readable, frame {frame} of {clip.key} in {clip.path} is not "
                 f"({error})"

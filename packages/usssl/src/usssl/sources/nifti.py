@@ -71,7 +71,7 @@ def _sequence(path: str) -> np.ndarray:
     image = _loaded(Path(path))
     try:
         values = np.asanyarray(image.dataobj)
-    except Exception as error:  # so have compressed data
+    except Exception as error:  # compressed data have errors of their own
         raise UsageError(f"data.source.root: every NIfTI file must be readable, {path} is not ({error})") from error
     values = values.reshape(*values.shape[:2], _frames(values.shape, path))
     if values.dtype == np.uint8:

@@ -84,7 +84,7 @@ class VideoReader(FileReader):
             return _frame(self._files(clip.path), frame)
         except UsageError:
             raise
-        except Exception as error:  # and decoders
+        except Exception as error:  # decoders of many formats, each with errors of its own
             raise UsageError(
                 f"data.source.root: every frame must be readable, frame {frame} of {clip.path} is not ({error})"
             ) from error
